@@ -1,0 +1,116 @@
+// Package blob keeps what is too large for a record: scripts and inputs by
+// their SHA-256, outputs by a key made of the promise's id and the attempt's
+// version. It holds the port, the keys, and an implementation in memory.
+//
+// # Keys
+//
+//	sha256/<hex>                               scripts, stdin, files, inputs; refreshed by submit
+//	out/<id>/<version>/result                  result.json as the script left it
+//	out/<id>/<version>/artifacts               JSON array of the artifacts
+//	out/<id>/<version>/artifact/<number>       an artifact, in the order of that array
+//	log/<id>/<version>/<stream>/<offset>       a chunk of stdout or stderr, 20 digits of offset
+//	attempt/<id>/<number>                      an attempt that left its record, 10 digits of number
+//
+// Blobs are collected by age only, never by counting who names them.
+package blob
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+
+	"modulate/internal/promise"
+)
+
+// The errors of Blobs. Any other means that the outcome is unknown.
+var (
+	// ErrNotFound: there is no blob with that key.
+	ErrNotFound = errors.New("no such blob")
+	// ErrMismatch: the content is not of the size or hash that was said;
+	// nothing was kept.
+	ErrMismatch = errors.New("the content is not what was announced")
+	// ErrNoURL: these blobs have no address of their own; the caller serves
+	// them.
+	ErrNoURL = errors.New("blobs have no address of their own here")
+	// ErrFull: there is no room; nothing was kept.
+	ErrFull = errors.New("no room left for blobs")
+)
+
+// Blobs keeps immutable bytes under keys.
+//
+// Consistency: what a Put has acknowledged, every later call sees, by
+// whichever process.
+// Durability: a Put that has returned nil survives the loss of power.
+// A blob appears whole or not at all. Two Puts of one key carry the same
+// bytes; the later one refreshes the age.
+// Concurrency: all methods may be called at any time from any goroutine.
+type Blobs interface {
+	// Put keeps what src yields, which must be size bytes; if sum is not zero,
+	// with that SHA-256. ErrMismatch, ErrFull.
+	Put(ctx context.Context, key string, src io.Reader, size int64, sum promise.Hash) error
+
+	// Get returns the content from offset on, which the caller closes.
+	// ErrNotFound. An offset at or beyond the end yields nothing.
+	Get(ctx context.Context, key string, offset int64) (io.ReadCloser, error)
+
+	// Stat returns what is known of a blob without reading it. ErrNotFound.
+	Stat(ctx context.Context, key string) (Info, error)
+
+	// List returns the blobs whose keys start with prefix, in ascending order
+	// of keys.
+	List(ctx context.Context, prefix string) ([]Info, error)
+
+	// Touch makes a blob as young as one just put. ErrNotFound.
+	Touch(ctx context.Context, key string) error
+
+	// Sign returns a request that reads (GET) or writes (PUT, with its size and
+	// hash) the blob without further rights for 15 minutes, or ErrNoURL.
+	Sign(ctx context.Context, method string, info Info) (*http.Request, error)
+
+	// Collect removes the blobs last put or touched before that time, and
+	// returns how many.
+	Collect(ctx context.Context, before promise.Time) (int, error)
+}
+
+// Info describes a blob. SHA256 is zero where it is not known.
+type Info struct {
+	Key     string
+	Size    int64 // bytes
+	SHA256  promise.Hash
+	Written promise.Time // last put or touched
+}
+
+// ContentKey is the key of what is found by its hash.
+func ContentKey(sum promise.Hash) string { return "sha256/" + sum.String() }
+
+// ResultKey is the key of an attempt's result.
+func ResultKey(id string, version uint64) string {
+	return fmt.Sprintf("out/%s/%d/result", id, version)
+}
+
+// ArtifactsKey is the key of the list of an attempt's artifacts.
+func ArtifactsKey(id string, version uint64) string {
+	return fmt.Sprintf("out/%s/%d/artifacts", id, version)
+}
+
+// ArtifactKey is the key of the n-th (from 0) artifact of an attempt.
+func ArtifactKey(id string, version uint64, n int) string {
+	return fmt.Sprintf("out/%s/%d/artifact/%d", id, version, n)
+}
+
+// LogPrefix is what the keys of a stream's chunks start with.
+func LogPrefix(id string, version uint64, stream string) string {
+	return fmt.Sprintf("log/%s/%d/%s/", id, version, stream)
+}
+
+// LogKey is the key of the chunk of a stream that starts at offset.
+func LogKey(id string, version uint64, stream string, offset int64) string {
+	return fmt.Sprintf("%s%020d", LogPrefix(id, version, stream), offset)
+}
+
+// AttemptKey is the key of an attempt that left its record.
+func AttemptKey(id string, number uint32) string {
+	return fmt.Sprintf("attempt/%s/%010d", id, number)
+}

@@ -1,0 +1,297 @@
+// Package engine is the shell around the core: it loads a record, steps it,
+// swaps it, and performs the effects. Router, status, sweeper and worker all
+// change promises through it and through nothing else.
+package engine
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	mathrand "math/rand/v2"
+	"time"
+
+	"modulate/internal/blob"
+	"modulate/internal/promise"
+	"modulate/internal/queue"
+	"modulate/internal/store"
+)
+
+// Engine applies events to stored promises. Its fields are set before use and
+// not changed; the methods may be called from any goroutine.
+type Engine struct {
+	Store store.Store
+	Queue queue.Queue
+	Blobs blob.Blobs
+	Log   *slog.Logger // nil: discarded
+
+	// Now and Nonce replace the clock and the source of nonces.
+	Now   func() promise.Time
+	Nonce func() promise.Nonce
+	// Fail is called at named points between two steps of one operation, for
+	// tests that stop the process there. See the Point constants.
+	Fail func(point string)
+}
+
+// The points at which Fail is called.
+const (
+	PointArchived  = "engine.archived"  // an attempt was archived, the record not yet written
+	PointWritten   = "engine.written"   // the record was written, no effect performed
+	PointSent      = "engine.sent"      // a message was sent
+	PointCancelled = "engine.cancelled" // one descendant was cancelled, others may be left
+	PointCascaded  = "engine.cascaded"  // all descendants were cancelled, the parent not yet marked
+)
+
+// swaps is how often a contended swap is tried again.
+const swaps = 16
+
+// Apply loads the record with that id and steps it by ev. It returns the
+// record as it is stored then, also together with a sentinel of package
+// promise. Errors of the store other than a refusal come back as they are: the
+// outcome is unknown to the caller too.
+func (e *Engine) Apply(ctx context.Context, id string, ev promise.Event) (promise.Record, error) {
+	rec, err := e.Store.Get(ctx, id)
+	if errors.Is(err, store.ErrNotFound) {
+		return promise.Record{}, fmt.Errorf("%s: %w", id, promise.ErrNotFound)
+	}
+	if err != nil {
+		return promise.Record{}, fmt.Errorf("reading %s: %w", id, err)
+	}
+	return e.Step(ctx, rec, ev)
+}
+
+// Get returns the record with that id as it is at this moment: a deadline that
+// has passed is settled in the store before it is told.
+func (e *Engine) Get(ctx context.Context, id string) (promise.Record, error) {
+	return e.Apply(ctx, id, promise.View{})
+}
+
+// Step is Apply for a caller that holds the record, perhaps an old one.
+func (e *Engine) Step(ctx context.Context, rec promise.Record, ev promise.Event) (promise.Record, error) {
+	for try := range swaps {
+		next, effects, verdict := promise.Step(rec, ev, e.now())
+		if next.Rev == rec.Rev {
+			e.perform(ctx, next, effects)
+			return next, verdict
+		}
+		next.WriteID = e.nonce()
+		if err := e.archive(ctx, effects); err != nil {
+			return rec, err
+		}
+		stored, err := e.swap(ctx, next)
+		if err == nil {
+			e.point(PointWritten)
+			e.perform(ctx, next, effects)
+			return next, verdict
+		}
+		if !errors.Is(err, store.ErrRefused) {
+			return rec, fmt.Errorf("writing %s: %w", rec.ID, err)
+		}
+		if stored.ID == "" {
+			return rec, fmt.Errorf("%s: %w", rec.ID, promise.ErrNotFound)
+		}
+		rec = stored
+		if try > 0 {
+			if err := pause(ctx, try); err != nil {
+				return rec, err
+			}
+		}
+	}
+	return rec, fmt.Errorf("%s: gave way to %d other writers in a row: %w", rec.ID, swaps, store.ErrThrottled)
+}
+
+// Create stores a new promise and sends for it. Where parent is not nil the
+// child is stored only while the parent is pending under that claim, in one
+// step. If the id is taken, the record that has it is returned with
+// [promise.ErrExists].
+func (e *Engine) Create(ctx context.Context, rec promise.Record, parent *Parent) (promise.Record, error) {
+	next, effects, err := promise.Step(promise.Record{}, promise.Create{Record: rec}, e.now())
+	if err != nil {
+		return promise.Record{}, err
+	}
+	next.WriteID = e.nonce()
+	if parent == nil {
+		err = e.Store.Create(ctx, next)
+	} else {
+		err = e.attach(ctx, next, *parent)
+	}
+	var refused *store.Refused
+	switch {
+	case errors.As(err, &refused) && refused.Stored.ID == next.ID && refused.Stored.WriteID != next.WriteID:
+		return refused.Stored, promise.ErrExists
+	case err != nil && !ours(err, next):
+		return promise.Record{}, fmt.Errorf("creating %s: %w", next.ID, err)
+	}
+	e.point(PointWritten)
+	e.perform(ctx, next, effects)
+	return next, nil
+}
+
+// A Parent is what a child is attached to. A zero Claim asks only that the
+// parent is pending.
+type Parent struct {
+	ID      string
+	Version uint64
+	Claim   promise.Nonce
+}
+
+// attach creates child in one step with a look at its parent.
+func (e *Engine) attach(ctx context.Context, child promise.Record, p Parent) error {
+	parent, err := e.Get(ctx, p.ID)
+	for try := range swaps {
+		if err != nil {
+			return err
+		}
+		if err := promise.CheckParent(parent, p.Version, p.Claim, e.now()); err != nil {
+			return fmt.Errorf("parent %s: %w", p.ID, err)
+		}
+		err := e.Store.ReplaceAll(ctx, []store.Write{{Record: parent, Check: true}, {Record: child}})
+		var refused *store.Refused
+		if !errors.As(err, &refused) || refused.Stored.ID == child.ID {
+			return err
+		}
+		// The parent was written meanwhile: look again.
+		if err := pause(ctx, try); err != nil {
+			return err
+		}
+		parent = refused.Stored
+		if parent.ID == "" {
+			return fmt.Errorf("parent %s: %w", p.ID, promise.ErrNotFound)
+		}
+	}
+	return fmt.Errorf("parent %s: gave way to %d other writers in a row: %w", p.ID, swaps, store.ErrThrottled)
+}
+
+// swap writes next. A refusal by a record that is our own write, whose answer
+// was lost on the way, is a success.
+func (e *Engine) swap(ctx context.Context, next promise.Record) (promise.Record, error) {
+	err := e.Store.Replace(ctx, next)
+	if err == nil || ours(err, next) {
+		return next, nil
+	}
+	var refused *store.Refused
+	if errors.As(err, &refused) {
+		return refused.Stored, err
+	}
+	return promise.Record{}, err
+}
+
+// ours reports whether a write was refused by itself.
+func ours(err error, next promise.Record) bool {
+	var refused *store.Refused
+	return errors.As(err, &refused) && refused.Stored.ID == next.ID && refused.Stored.WriteID == next.WriteID
+}
+
+// archive performs the effects that precede the write.
+func (e *Engine) archive(ctx context.Context, effects []promise.Effect) error {
+	for _, eff := range effects {
+		if a, ok := eff.(promise.Archive); ok {
+			if err := putAttempt(ctx, e.Blobs, a); err != nil {
+				return fmt.Errorf("archiving attempt %d of %s: %w", a.Attempt.Number, a.ID, err)
+			}
+			e.point(PointArchived)
+		}
+	}
+	return nil
+}
+
+// perform does the effects that follow the write. What fails here stays due
+// and is repaired by the sweep, so nobody is told but the log.
+func (e *Engine) perform(ctx context.Context, rec promise.Record, effects []promise.Effect) {
+	for _, eff := range effects {
+		var err error
+		switch eff := eff.(type) {
+		case promise.Send:
+			err = e.Queue.Send(ctx, eff.Machine, queue.Encode(eff.ID, eff.Version), min(eff.Delay, queue.MaxDelay))
+			e.point(PointSent)
+		case promise.CancelDescendants:
+			err = e.cancelDescendants(ctx, rec)
+		}
+		if err != nil {
+			e.log().WarnContext(ctx, "an effect is left to the sweep", "id", rec.ID, "effect", fmt.Sprintf("%T", eff), "error", err)
+		}
+	}
+}
+
+// cancelDescendants cancels what is attached below rec, and marks rec done
+// once a consistent look finds nothing pending there.
+func (e *Engine) cancelDescendants(ctx context.Context, rec promise.Record) error {
+	for {
+		found, err := e.cancelOnce(ctx, rec.ID)
+		if err != nil {
+			return err
+		}
+		if !found {
+			break
+		}
+	}
+	e.point(PointCascaded)
+	_, err := e.Step(ctx, rec, promise.CascadeDone{})
+	return err
+}
+
+// cancelOnce cancels every pending descendant of id, and reports whether there
+// was one.
+func (e *Engine) cancelOnce(ctx context.Context, id string) (found bool, err error) {
+	const page = 100
+	for after := ""; ; {
+		children, err := e.Store.Children(ctx, id, after, page)
+		if err != nil {
+			return found, fmt.Errorf("looking for children of %s: %w", id, err)
+		}
+		for _, child := range children {
+			after = child.ID
+			if child.State.Terminal() {
+				continue
+			}
+			found = true
+			if _, err := e.Step(ctx, child, promise.Cancel{SettleID: e.nonce()}); err != nil && !errors.Is(err, promise.ErrSettled) {
+				return found, err
+			}
+			e.point(PointCancelled)
+		}
+		if len(children) < page {
+			return found, nil
+		}
+	}
+}
+
+func (e *Engine) now() promise.Time {
+	if e.Now != nil {
+		return e.Now()
+	}
+	return promise.TimeOf(time.Now())
+}
+
+func (e *Engine) nonce() (n promise.Nonce) {
+	if e.Nonce != nil {
+		return e.Nonce()
+	}
+	rand.Read(n[:]) // never fails
+	return n
+}
+
+func (e *Engine) point(name string) {
+	if e.Fail != nil {
+		e.Fail(name)
+	}
+}
+
+func (e *Engine) log() *slog.Logger {
+	if e.Log != nil {
+		return e.Log
+	}
+	return slog.New(slog.DiscardHandler)
+}
+
+// pause waits a jittered moment before a contended swap is tried again.
+func pause(ctx context.Context, try int) error {
+	limit := min(time.Millisecond<<try, 100*time.Millisecond)
+	select {
+	case <-time.After(mathrand.N(limit)):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

@@ -1,0 +1,139 @@
+package promise
+
+import (
+	"errors"
+	"time"
+)
+
+// The sentinels of [Step]. Only [ErrSettled] and [ErrVersion] mean that a
+// worker has lost its task; contention and unknown answers are the store's and
+// do not.
+var (
+	ErrExists   = errors.New("the promise exists")
+	ErrNotFound = errors.New("there is no such promise")
+	ErrSettled  = errors.New("the promise is settled")
+	ErrVersion  = errors.New("the task is not held under this version and claim")
+	ErrLeased   = errors.New("the task is leased to a worker")
+	ErrNotYet   = errors.New("the task is to start later")
+	ErrState    = errors.New("the task's state does not allow this")
+	ErrParent   = errors.New("the parent is not pending under this claim")
+)
+
+// An Event is something that happens to a promise. The types in this file are
+// all there are.
+type Event interface{ event() }
+
+// Create brings a promise into being. It is the only event that the zero
+// Record accepts. Record carries what the submitter decided: everything up to
+// CallHash, and DeadlineAt; Step fills in the rest.
+type Create struct{ Record Record }
+
+// View looks at a promise. It changes it only when its deadline has passed.
+type View struct{}
+
+// Acquire takes a pending task exactly as the protocol has it: Version must be
+// the task's own.
+type Acquire struct {
+	Version uint64
+	Worker  string
+	ClaimID Nonce
+	Lease   time.Duration // zero: the call's
+}
+
+// Claim takes the task at whatever version is stored, expiring a dead lease
+// first. ErrLeased: the lease lives, until Task.LeaseEnd plus [Skew].
+// ErrNotYet: not before NotBefore. Repeated under the ClaimID that holds the
+// task it succeeds and changes nothing.
+type Claim struct {
+	Worker  string
+	ClaimID Nonce
+}
+
+// Extend moves the end of the lease to now plus the lease.
+type Extend struct {
+	Version uint64
+	ClaimID Nonce
+}
+
+// Release gives the task back unfinished, at no cost to its budgets. The
+// script must be dead. Cause is [CauseDrained] or [CauseSpot].
+type Release struct {
+	Version uint64
+	ClaimID Nonce
+	Cause   Cause
+}
+
+// Fulfil reports how an attempt ended. The promise settles, or its task
+// becomes pending again where the retry policy or the crash budget says so.
+// Repeated under the SettleID that is stored it succeeds and changes nothing.
+type Fulfil struct {
+	Version  uint64
+	ClaimID  Nonce
+	SettleID Nonce
+	Outcome  Outcome
+}
+
+// LateSettle is a Fulfil whose lease may be over: it is accepted while the
+// promise is pending and the task has not been claimed since.
+type LateSettle Fulfil
+
+// Settle ends a promise from outside, whoever holds its task. State is
+// Resolved or Rejected.
+type Settle struct {
+	State    State
+	SettleID Nonce
+	Outcome  Outcome
+}
+
+// Cancel ends a promise as cancelled, and its descendants with it. Repeated it
+// succeeds and changes nothing; over any other end it is ErrSettled.
+type Cancel struct{ SettleID Nonce }
+
+// Tick lets time pass: deadlines, dead leases, messages taken for lost,
+// effects not known to be finished.
+type Tick struct{}
+
+// CascadeDone reports that a consistent look found no pending descendant.
+type CascadeDone struct{}
+
+func (Create) event()      {}
+func (View) event()        {}
+func (Acquire) event()     {}
+func (Claim) event()       {}
+func (Extend) event()      {}
+func (Release) event()     {}
+func (Fulfil) event()      {}
+func (LateSettle) event()  {}
+func (Settle) event()      {}
+func (Cancel) event()      {}
+func (Tick) event()        {}
+func (CascadeDone) event() {}
+
+// An Effect is what must happen because a record changed. Every effect but
+// Archive follows the write and can be derived again from the stored record:
+// a crash between the two is repaired by a Tick. Archive precedes the write.
+type Effect interface{ effect() }
+
+// Send puts a message for the task into its machine's queue, visible after
+// Delay.
+type Send struct {
+	Machine string
+	ID      string
+	Version uint64
+	Delay   time.Duration
+}
+
+// CancelDescendants cancels all that is attached below the promise, and
+// reports [CascadeDone] once nothing pending is left there.
+type CancelDescendants struct{ ID string }
+
+// Archive keeps an attempt that leaves the record. It is done before the
+// write, and doing it twice is harmless.
+type Archive struct {
+	ID      string
+	Attempt Attempt
+}
+
+func (Send) effect()              {}
+func (CancelDescendants) effect() {}
+func (Archive) effect()           {}

@@ -1,0 +1,393 @@
+package promise
+
+import (
+	"slices"
+	"time"
+)
+
+// Step returns the record that follows rec when ev happens at now, and the
+// effects that must follow. It is the only function that changes a promise.
+//
+// The next record has Rev one higher exactly when it differs from rec, with a
+// zero WriteID for the caller to fill in. That may be so together with an
+// error: an event that comes after the deadline finds the promise timed out,
+// which must be stored, and is refused all the same.
+func Step(rec Record, ev Event, now Time) (Record, []Effect, error) {
+	s := step{rec: rec, now: now, due: rec.DueAt}
+	err := s.apply(ev)
+	if !s.changed {
+		return rec, s.effects, err
+	}
+	s.rec.Rev = rec.Rev + 1
+	s.rec.WriteID = Nonce{}
+	_, tick := ev.(Tick)
+	s.index(tick)
+	return s.rec, s.effects, err
+}
+
+// step is one call of Step: the record as it becomes.
+type step struct {
+	rec     Record
+	now     Time
+	due     Time // the indexed time before
+	changed bool
+	effects []Effect
+}
+
+func (s *step) apply(ev Event) error {
+	if c, ok := ev.(Create); ok {
+		return s.create(c.Record)
+	}
+	if s.rec.ID == "" {
+		return ErrNotFound
+	}
+	if s.rec.State == Pending && s.now >= s.rec.DeadlineAt {
+		s.expire()
+	}
+	switch ev := ev.(type) {
+	case View:
+		return nil
+	case Tick:
+		s.tick()
+		return nil
+	case Acquire:
+		return s.acquire(ev)
+	case Claim:
+		return s.claim(ev)
+	case Extend:
+		return s.extend(ev)
+	case Release:
+		return s.release(ev)
+	case Fulfil:
+		return s.fulfil(ev, false)
+	case LateSettle:
+		return s.fulfil(Fulfil(ev), true)
+	case Settle:
+		return s.settleFrom(ev)
+	case Cancel:
+		return s.cancel(ev)
+	case CascadeDone:
+		s.changed = s.changed || s.rec.Cascade
+		s.rec.Cascade = false
+		return nil
+	default:
+		return ErrState
+	}
+}
+
+func (s *step) create(rec Record) error {
+	if s.rec.ID != "" {
+		return ErrExists
+	}
+	rec.CreatedAt = s.now
+	rec.Task = Task{State: TaskPending}
+	rec.ResendAt = s.now.Add(resendAfter(rec.ID, 0))
+	s.rec = rec
+	s.change()
+	s.send(0)
+	return nil
+}
+
+func (s *step) acquire(ev Acquire) error {
+	switch {
+	case s.rec.State.Terminal():
+		return ErrSettled
+	case s.holds(ev.Version+1, ev.ClaimID):
+		return nil // ours already: the first answer was lost
+	case s.rec.Task.State != TaskPending:
+		return ErrState
+	case s.rec.Task.Version != ev.Version:
+		return ErrVersion
+	}
+	s.begin(ev.Worker, ev.ClaimID, ev.Lease)
+	return nil
+}
+
+func (s *step) claim(ev Claim) error {
+	t := &s.rec.Task
+	if s.rec.State == Pending && t.State == TaskAcquired {
+		if t.ClaimID == ev.ClaimID {
+			return nil // ours already: the first answer was lost
+		}
+		if s.now < t.LeaseEnd.Add(Skew) {
+			return ErrLeased
+		}
+		s.crash(CauseLost)
+	}
+	switch {
+	case s.rec.State.Terminal():
+		return ErrSettled
+	case t.State != TaskPending:
+		return ErrState
+	case s.now < s.rec.NotBefore:
+		return ErrNotYet
+	}
+	s.begin(ev.Worker, ev.ClaimID, 0)
+	return nil
+}
+
+// begin starts the next attempt.
+func (s *step) begin(worker string, claim Nonce, lease time.Duration) {
+	if lease == 0 {
+		lease = s.rec.Call.Lease
+	}
+	version := s.rec.Task.Version + 1
+	s.rec.Task = Task{
+		State: TaskAcquired, Version: version, Worker: worker,
+		ClaimID: claim, Lease: lease, LeaseEnd: s.now.Add(lease),
+	}
+	s.rec.NotBefore, s.rec.ResendAt, s.rec.Sends = 0, 0, 0
+	s.rec.Attempt++
+	s.rec.Attempts = append(slices.Clone(s.rec.Attempts), Attempt{
+		Number: s.rec.Attempt, Version: version, Worker: worker, StartedAt: s.now,
+	})
+	if len(s.rec.Attempts) > 2*keptAttempts {
+		s.effects = append(s.effects, Archive{ID: s.rec.ID, Attempt: s.rec.Attempts[keptAttempts]})
+		s.rec.Attempts = slices.Delete(s.rec.Attempts, keptAttempts, keptAttempts+1)
+	}
+	s.change()
+}
+
+func (s *step) extend(ev Extend) error {
+	if err := s.mine(ev.Version, ev.ClaimID); err != nil {
+		return err
+	}
+	s.rec.Task.LeaseEnd = s.now.Add(s.rec.Task.Lease)
+	s.change()
+	return nil
+}
+
+func (s *step) release(ev Release) error {
+	if err := s.mine(ev.Version, ev.ClaimID); err != nil {
+		return err
+	}
+	s.rec.Drains++
+	s.endAttempt(ev.Cause)
+	s.rec.Task.ClaimID = Nonce{} // given back: nothing settles late
+	s.requeue(0)
+	return nil
+}
+
+func (s *step) fulfil(ev Fulfil, late bool) error {
+	if s.rec.State.Terminal() {
+		return s.settledBy(ev.SettleID)
+	}
+	lost := late && s.rec.Task.State == TaskPending &&
+		s.rec.Task.Version == ev.Version && s.rec.Task.ClaimID == ev.ClaimID && ev.ClaimID != Nonce{}
+	if !lost && !s.holds(ev.Version, ev.ClaimID) {
+		return ErrVersion
+	}
+	if lost && s.lastAttempt().Cause == CauseLost {
+		s.rec.Crashes-- // it was not lost after all
+	}
+	ev.Outcome.Version = ev.Version
+	switch ev.Outcome.Cause {
+	case CauseOK:
+		s.endAttempt(CauseOK)
+		s.settle(Resolved, ev.Outcome, ev.SettleID)
+	case CauseBadHost, CauseLost, CauseFrozen:
+		s.crash(ev.Outcome.Cause)
+	default:
+		s.fail(ev)
+	}
+	return nil
+}
+
+// fail ends an attempt by the script's own doing.
+func (s *step) fail(ev Fulfil) {
+	s.endAttempt(ev.Outcome.Cause)
+	delay, again := s.rec.Call.Retry.next(s.rec.Retries + 1)
+	if !again || s.now.Add(delay) >= s.rec.DeadlineAt {
+		s.settle(Rejected, ev.Outcome, ev.SettleID)
+		return
+	}
+	s.rec.Retries++
+	s.rec.Task.ClaimID = Nonce{} // it has reported: nothing settles late
+	s.requeue(delay)
+}
+
+// crash ends an attempt by the host's doing. The claim stays on record, so
+// that an outcome kept by a worker that was cut off can still settle.
+func (s *step) crash(cause Cause) {
+	s.endAttempt(cause)
+	s.rec.Crashes++
+	if s.rec.Crashes > MaxCrashes {
+		s.settle(Rejected, Outcome{Cause: CauseExhausted}, Nonce{})
+		return
+	}
+	s.requeue(0)
+}
+
+func (s *step) settleFrom(ev Settle) error {
+	if s.rec.State.Terminal() {
+		return s.settledBy(ev.SettleID)
+	}
+	if ev.State != Resolved && ev.State != Rejected {
+		return ErrState
+	}
+	s.endAttempt(CauseCanceled)
+	s.settle(ev.State, ev.Outcome, ev.SettleID)
+	return nil
+}
+
+func (s *step) cancel(ev Cancel) error {
+	if s.rec.State == Canceled {
+		return nil
+	}
+	if s.rec.State.Terminal() {
+		return ErrSettled
+	}
+	s.endAttempt(CauseCanceled)
+	s.settle(Canceled, Outcome{Cause: CauseCanceled}, ev.SettleID)
+	s.cascade()
+	return nil
+}
+
+// expire settles a promise whose deadline has passed, as of the deadline.
+func (s *step) expire() {
+	s.endAttempt(CauseDeadline)
+	s.settle(TimedOut, Outcome{Cause: CauseDeadline}, Nonce{})
+	s.rec.SettledAt = s.rec.DeadlineAt
+	s.cascade()
+}
+
+func (s *step) tick() {
+	switch {
+	case s.rec.Cascade:
+		if !s.changed { // else it has just been said
+			s.effects = append(s.effects, CancelDescendants{ID: s.rec.ID})
+		}
+	case s.rec.State.Terminal():
+	case s.rec.Task.State == TaskAcquired && s.now >= s.rec.Task.LeaseEnd.Add(Skew):
+		s.crash(CauseLost)
+	case s.rec.Task.State == TaskPending && s.now >= s.rec.ResendAt:
+		s.rec.Sends++
+		s.rec.ResendAt = s.now.Add(resendAfter(s.rec.ID, s.rec.Sends))
+		s.change()
+		s.send(max(0, s.rec.NotBefore.Sub(s.now)))
+	}
+	if s.rec.DueAt != Due(s.rec) {
+		s.change() // the index moves on
+	}
+}
+
+// settle ends the promise, once.
+func (s *step) settle(state State, out Outcome, id Nonce) {
+	s.rec.State, s.rec.Outcome = state, out
+	s.rec.SettledAt, s.rec.SettleID = s.now, id
+	s.rec.Task.State = TaskFulfilled
+	s.rec.Task.LeaseEnd, s.rec.NotBefore, s.rec.ResendAt, s.rec.Sends = 0, 0, 0, 0
+	s.change()
+}
+
+// requeue makes the task pending again and sends for it after delay.
+func (s *step) requeue(delay time.Duration) {
+	s.rec.Task.State = TaskPending
+	s.rec.Task.LeaseEnd, s.rec.Sends = 0, 0
+	s.rec.NotBefore = 0
+	if delay > 0 {
+		s.rec.NotBefore = s.now.Add(delay)
+	}
+	s.rec.ResendAt = s.now.Add(delay + resendAfter(s.rec.ID, 0))
+	s.change()
+	s.send(delay)
+}
+
+func (s *step) cascade() {
+	s.rec.Cascade = true
+	s.effects = append(s.effects, CancelDescendants{ID: s.rec.ID})
+}
+
+func (s *step) send(delay time.Duration) {
+	s.effects = append(s.effects, Send{Machine: s.rec.Machine, ID: s.rec.ID, Version: s.rec.Task.Version, Delay: delay})
+}
+
+// endAttempt closes the attempt that is open, and renames one that was taken
+// for lost and then reported after all.
+func (s *step) endAttempt(cause Cause) {
+	last := s.lastAttempt()
+	if last.Number == 0 || last.EndedAt != 0 && last.Cause != CauseLost {
+		return
+	}
+	if last.EndedAt != 0 && s.rec.Task.State == TaskPending && !reported(cause) {
+		return // lost it was, and nobody says otherwise
+	}
+	last.EndedAt, last.Cause = s.now, cause
+	s.rec.Attempts = append(slices.Clone(s.rec.Attempts[:len(s.rec.Attempts)-1]), last)
+}
+
+// reported tells the causes that a worker reports from those that others
+// conclude.
+func reported(c Cause) bool { return c != CauseCanceled && c != CauseDeadline && c != CauseLost }
+
+func (s *step) lastAttempt() Attempt {
+	if len(s.rec.Attempts) == 0 {
+		return Attempt{}
+	}
+	return s.rec.Attempts[len(s.rec.Attempts)-1]
+}
+
+func (s *step) mine(version uint64, claim Nonce) error {
+	if s.rec.State.Terminal() {
+		return ErrSettled
+	}
+	if !s.holds(version, claim) {
+		return ErrVersion
+	}
+	return nil
+}
+
+// settledBy tells our own settle, whose answer was lost, from another's.
+func (s *step) settledBy(id Nonce) error {
+	if s.rec.SettleID == id && id != (Nonce{}) {
+		return nil
+	}
+	return ErrSettled
+}
+
+// holds reports whether the task is acquired under version and claim.
+func (s *step) holds(version uint64, claim Nonce) bool {
+	t := s.rec.Task
+	return t.State == TaskAcquired && t.Version == version && t.ClaimID == claim
+}
+
+func (s *step) change() { s.changed = true }
+
+// index keeps DueAt no later than Due. It moves the index earlier at once and
+// later only on a tick, so that a claim or an extension seldom rewrites it.
+func (s *step) index(tick bool) {
+	d := Due(s.rec)
+	if d == 0 || tick || s.due == 0 || d < s.due {
+		s.rec.DueAt = d
+		return
+	}
+	s.rec.DueAt = s.due
+}
+
+// Due returns when rec next needs a Tick: the earliest of its deadline, the
+// end of its lease, its re-send and its unfinished effects. Zero: never.
+func Due(rec Record) Time {
+	switch {
+	case rec.Cascade:
+		return rec.SettledAt
+	case rec.State.Terminal():
+		return 0
+	case rec.Task.State == TaskAcquired:
+		return min(rec.DeadlineAt, rec.Task.LeaseEnd.Add(Skew))
+	case rec.Task.State == TaskPending:
+		return min(rec.DeadlineAt, rec.ResendAt)
+	default:
+		return rec.DeadlineAt
+	}
+}
+
+// CheckParent reports whether a child may be attached below parent at now: the
+// parent is pending and, where claim is not zero, its task is held under
+// version and claim.
+func CheckParent(parent Record, version uint64, claim Nonce, now Time) error {
+	s := step{rec: parent}
+	if parent.State.Terminal() || now >= parent.DeadlineAt || claim != (Nonce{}) && !s.holds(version, claim) {
+		return ErrParent
+	}
+	return nil
+}

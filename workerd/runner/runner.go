@@ -1,0 +1,73 @@
+// Package runner runs one script under limits: a fresh directory, a scrubbed
+// environment, a session of its own, a timeout, and an end for everything it
+// started. It knows no promise and no queue.
+package runner
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"syscall"
+	"time"
+)
+
+// A Job is one execution of one script.
+type Job struct {
+	Command []string                      // the interpreter and its flags; the script's path and Args follow. Empty: the script itself
+	Name    string                        // the script's file name
+	Script  func() (io.ReadCloser, error) // its content
+	Files   []File                        // laid beside it
+	Args    []string
+	Env     []string      // NAME=value: all that it sees, but for what the Runner adds (MODULATE_OUTPUT, HOME, TMPDIR, PATH)
+	Stdin   io.Reader     // nil: empty
+	Stdout  io.Writer     // gets the exact bytes, as they are written
+	Stderr  io.Writer     // likewise
+	Timeout time.Duration // of the run; 0: none
+	Grace   time.Duration // between SIGTERM and SIGKILL
+	// Collect reads what the script left in MODULATE_OUTPUT, after every
+	// process of it is dead and before the directory is removed. It follows
+	// nothing that the script planted. nil: nothing is collected.
+	Collect func(ctx context.Context, output *os.Root) error
+}
+
+// A File is an input.
+type File struct {
+	Name string
+	Open func() (io.ReadCloser, error)
+}
+
+// End says how a run ended.
+type End uint8
+
+// The ends of a run.
+const (
+	Exited    End = iota // by itself, with an exit code
+	Signalled            // by a signal that was not ours
+	TimedOut             // by Job.Timeout
+	Killed               // because ctx was cancelled
+	Failed               // it could not be run at all: Result.Err says why
+)
+
+// A Result is how a run ended and what it used.
+type Result struct {
+	End    End
+	Code   int            // when Exited
+	Signal syscall.Signal // when Signalled
+	Wall   time.Duration
+	CPU    time.Duration // user and system, of the script and the children it waited for
+	MaxRSS int64         // bytes, the largest single process
+	Err    error         // when Failed, or what went wrong while collecting
+}
+
+// ErrNow as the cause of a cancelled context kills without grace.
+var ErrNow = errors.New("kill at once")
+
+// A Runner runs jobs; any number at a time.
+//
+// When ctx is cancelled the script is killed: SIGTERM, Job.Grace, SIGKILL; at
+// once where context.Cause(ctx) is [ErrNow]. Run returns when every process
+// that the script started is dead and its directory is gone.
+type Runner interface {
+	Run(ctx context.Context, job Job) Result
+}
