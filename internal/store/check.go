@@ -1,0 +1,44 @@
+package store
+
+import (
+	"fmt"
+	"strings"
+
+	"modulate/internal/promise"
+)
+
+// Holds reports whether the guard of w holds over a stored record of that rev;
+// 0: none is stored.
+func (w Write) Holds(rev uint64) bool {
+	if w.Check {
+		return rev != 0 && rev == w.Record.Rev
+	}
+	return rev == w.Record.Rev-1
+}
+
+// CheckWrites refuses what no caller of ReplaceAll may ask: more than
+// [MaxWrites], one id twice, a record without an id or a rev.
+func CheckWrites(writes []Write) error {
+	if len(writes) > MaxWrites {
+		return fmt.Errorf("%d writes at once are more than %d", len(writes), MaxWrites)
+	}
+	for i, w := range writes {
+		if w.Record.ID == "" || w.Record.Rev == 0 {
+			return fmt.Errorf("writing %q at rev %d: both must be set", w.Record.ID, w.Record.Rev)
+		}
+		for _, v := range writes[:i] {
+			if v.Record.ID == w.Record.ID {
+				return fmt.Errorf("writing %s twice at once", w.Record.ID)
+			}
+		}
+	}
+	return nil
+}
+
+// Matches reports whether rec passes q's filters. Limit and Cursor are not
+// filters.
+func (q Query) Matches(rec promise.Record) bool {
+	return rec.Owner == q.Owner && rec.CreatedAt >= q.Since &&
+		(q.Machine == "" || rec.Machine == q.Machine) &&
+		(q.State == nil || rec.State == *q.State) && strings.HasPrefix(rec.ID, q.Prefix)
+}
