@@ -66,6 +66,7 @@ type Release struct {
 // Fulfil reports how an attempt ended. The promise settles, or its task
 // becomes pending again where the retry policy or the crash budget says so.
 // Repeated under the SettleID that is stored it succeeds and changes nothing.
+// ErrState: a cause that no worker reports.
 type Fulfil struct {
 	Version  uint64
 	ClaimID  Nonce

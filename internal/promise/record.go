@@ -159,6 +159,29 @@ const (
 	CauseDeadline       Cause = "deadline"          // the promise's deadline
 )
 
+// blame says whose doing the end of an attempt was.
+type blame uint8
+
+const (
+	others    blame = iota // concluded without its worker, which never reports it
+	nobody                 // it went well
+	theScript              // retried under the call's policy
+	theHost                // retried within the crash budget
+)
+
+func (c Cause) blame() blame {
+	switch c {
+	case CauseOK:
+		return nobody
+	case CauseExit, CauseSignal, CauseTimeout, CauseOutOfMemory, CauseGPUOutOfMemory, CauseDiskFull:
+		return theScript
+	case CauseLost, CauseFrozen, CauseBadHost:
+		return theHost
+	default:
+		return others
+	}
+}
+
 // A Record is all that is stored of one promise. It is a value: functions take
 // and return it, and no two records share memory that either may change.
 //

@@ -92,7 +92,7 @@ func (s *step) acquire(ev Acquire) error {
 	switch {
 	case s.rec.State.Terminal():
 		return ErrSettled
-	case s.holds(ev.Version+1, ev.ClaimID):
+	case s.holds(ev.Version+1, ev.ClaimID) && ev.ClaimID != Nonce{}:
 		return nil // ours already: the first answer was lost
 	case s.rec.Task.State != TaskPending:
 		return ErrState
@@ -106,7 +106,7 @@ func (s *step) acquire(ev Acquire) error {
 func (s *step) claim(ev Claim) error {
 	t := &s.rec.Task
 	if s.rec.State == Pending && t.State == TaskAcquired {
-		if t.ClaimID == ev.ClaimID {
+		if t.ClaimID == ev.ClaimID && ev.ClaimID != (Nonce{}) {
 			return nil // ours already: the first answer was lost
 		}
 		if s.now < t.LeaseEnd.Add(Skew) {
@@ -122,6 +122,7 @@ func (s *step) claim(ev Claim) error {
 	case s.now < s.rec.NotBefore:
 		return ErrNotYet
 	}
+	s.effects = nil // nobody else need come for what was lost just now
 	s.begin(ev.Worker, ev.ClaimID, 0)
 	return nil
 }
@@ -152,8 +153,10 @@ func (s *step) extend(ev Extend) error {
 	if err := s.mine(ev.Version, ev.ClaimID); err != nil {
 		return err
 	}
-	s.rec.Task.LeaseEnd = s.now.Add(s.rec.Task.Lease)
-	s.change()
+	if end := s.now.Add(s.rec.Task.Lease); end != s.rec.Task.LeaseEnd {
+		s.rec.Task.LeaseEnd = end
+		s.change()
+	}
 	return nil
 }
 
@@ -177,18 +180,23 @@ func (s *step) fulfil(ev Fulfil, late bool) error {
 	if !lost && !s.holds(ev.Version, ev.ClaimID) {
 		return ErrVersion
 	}
-	if lost && s.lastAttempt().Cause == CauseLost {
+	blame := ev.Outcome.Cause.blame()
+	if blame == others {
+		return ErrState
+	}
+	if lost {
 		s.rec.Crashes-- // it was not lost after all
 	}
 	ev.Outcome.Version = ev.Version
-	switch ev.Outcome.Cause {
-	case CauseOK:
+	switch blame {
+	case nobody:
 		s.endAttempt(CauseOK)
 		s.settle(Resolved, ev.Outcome, ev.SettleID)
-	case CauseBadHost, CauseLost, CauseFrozen:
-		s.crash(ev.Outcome.Cause)
-	default:
+	case theScript:
 		s.fail(ev)
+	case theHost:
+		s.crash(ev.Outcome.Cause)
+		s.reported(ev.SettleID)
 	}
 	return nil
 }
@@ -202,8 +210,17 @@ func (s *step) fail(ev Fulfil) {
 		return
 	}
 	s.rec.Retries++
-	s.rec.Task.ClaimID = Nonce{} // it has reported: nothing settles late
 	s.requeue(delay)
+	s.reported(ev.SettleID)
+}
+
+// reported ends what a worker may say of its attempt: nothing settles late.
+func (s *step) reported(id Nonce) {
+	if s.rec.State.Terminal() {
+		s.rec.SettleID = id
+		return
+	}
+	s.rec.Task.ClaimID = Nonce{}
 }
 
 // crash ends an attempt by the host's doing. The claim stays on record, so
@@ -245,10 +262,12 @@ func (s *step) cancel(ev Cancel) error {
 
 // expire settles a promise whose deadline has passed, as of the deadline.
 func (s *step) expire() {
+	seen := s.now
+	s.now = s.rec.DeadlineAt
 	s.endAttempt(CauseDeadline)
 	s.settle(TimedOut, Outcome{Cause: CauseDeadline}, Nonce{})
-	s.rec.SettledAt = s.rec.DeadlineAt
 	s.cascade()
+	s.now = seen
 }
 
 func (s *step) tick() {
@@ -303,22 +322,17 @@ func (s *step) send(delay time.Duration) {
 }
 
 // endAttempt closes the attempt that is open, and renames one that was taken
-// for lost and then reported after all.
+// for lost when its worker reports after all.
 func (s *step) endAttempt(cause Cause) {
 	last := s.lastAttempt()
-	if last.Number == 0 || last.EndedAt != 0 && last.Cause != CauseLost {
+	open := s.rec.Task.State == TaskAcquired
+	late := last.Cause == CauseLost && cause.blame() != others
+	if !open && !late {
 		return
-	}
-	if last.EndedAt != 0 && s.rec.Task.State == TaskPending && !reported(cause) {
-		return // lost it was, and nobody says otherwise
 	}
 	last.EndedAt, last.Cause = s.now, cause
 	s.rec.Attempts = append(slices.Clone(s.rec.Attempts[:len(s.rec.Attempts)-1]), last)
 }
-
-// reported tells the causes that a worker reports from those that others
-// conclude.
-func reported(c Cause) bool { return c != CauseCanceled && c != CauseDeadline && c != CauseLost }
 
 func (s *step) lastAttempt() Attempt {
 	if len(s.rec.Attempts) == 0 {
@@ -352,34 +366,6 @@ func (s *step) holds(version uint64, claim Nonce) bool {
 }
 
 func (s *step) change() { s.changed = true }
-
-// index keeps DueAt no later than Due. It moves the index earlier at once and
-// later only on a tick, so that a claim or an extension seldom rewrites it.
-func (s *step) index(tick bool) {
-	d := Due(s.rec)
-	if d == 0 || tick || s.due == 0 || d < s.due {
-		s.rec.DueAt = d
-		return
-	}
-	s.rec.DueAt = s.due
-}
-
-// Due returns when rec next needs a Tick: the earliest of its deadline, the
-// end of its lease, its re-send and its unfinished effects. Zero: never.
-func Due(rec Record) Time {
-	switch {
-	case rec.Cascade:
-		return rec.SettledAt
-	case rec.State.Terminal():
-		return 0
-	case rec.Task.State == TaskAcquired:
-		return min(rec.DeadlineAt, rec.Task.LeaseEnd.Add(Skew))
-	case rec.Task.State == TaskPending:
-		return min(rec.DeadlineAt, rec.ResendAt)
-	default:
-		return rec.DeadlineAt
-	}
-}
 
 // CheckParent reports whether a child may be attached below parent at now: the
 // parent is pending and, where claim is not zero, its task is held under
