@@ -1,7 +1,10 @@
 // Package api is the HTTP interface of Modulate, both ends of it: the wire
 // types, one table between sentinels and statuses, the generic handler that
 // the Lambdas and `dev` serve, and the client that the CLI and the workers
-// use. DESIGN.md, "HTTP API", lists the requests.
+// use. docs/api.md lists the requests.
+//
+// JSON is that of encoding/json/v2: "omitzero" leaves out what is zero in Go,
+// "omitempty" what is an empty JSON string, object or array.
 package api
 
 import (
@@ -33,7 +36,7 @@ const (
 	DefaultLease  = 30 * time.Second  // embedded
 	DefaultLimit  = 50                // promises on a page of a list
 	MaxLimit      = 1000              // likewise
-	LogPage       = 1 << 20           // bytes of a log in one answer
+	MaxLogPage    = 1 << 20           // bytes of a log in one answer
 	DefaultTarget = "cpu"             // machine of a submission by the CLI that names none
 )
 
@@ -50,10 +53,10 @@ type Submit struct {
 	Env        map[string]string `json:"env,omitempty"`
 	Stdin      string            `json:"stdin,omitempty"` // sha256 of a blob
 	Files      []File            `json:"files,omitempty"`
-	TimeoutMS  *int64            `json:"timeout_ms,omitempty"`
-	DeadlineMS *int64            `json:"deadline_ms,omitempty"` // from the submission on
-	LeaseMS    *int64            `json:"lease_ms,omitempty"`
-	Retry      *Retry            `json:"retry,omitempty"`
+	TimeoutMS  *int64            `json:"timeout_ms,omitzero"`
+	DeadlineMS *int64            `json:"deadline_ms,omitzero"` // from the submission on
+	LeaseMS    *int64            `json:"lease_ms,omitzero"`
+	Retry      *Retry            `json:"retry,omitzero"`
 	Tags       map[string]string `json:"tags,omitempty"`
 }
 
@@ -61,7 +64,7 @@ type Submit struct {
 type Script struct {
 	Name   string  `json:"name"`
 	SHA256 string  `json:"sha256,omitempty"`
-	Source *string `json:"source,omitempty"`
+	Source *string `json:"source,omitzero"`
 }
 
 // File is an input laid beside the script.
@@ -74,9 +77,9 @@ type File struct {
 // Retry is a retry policy: never, constant, linear or exponential.
 type Retry struct {
 	Policy      string `json:"policy"`
-	MaxAttempts uint32 `json:"max_attempts,omitempty"` // the first one too; 3 when 0
-	DelayMS     int64  `json:"delay_ms,omitempty"`     // 1,000 when 0
-	MaxDelayMS  int64  `json:"max_delay_ms,omitempty"` // 60,000 when 0
+	MaxAttempts uint32 `json:"max_attempts,omitzero"` // the first one too; 3 when 0
+	DelayMS     int64  `json:"delay_ms,omitzero"`     // 1,000 when 0
+	MaxDelayMS  int64  `json:"max_delay_ms,omitzero"` // 60,000 when 0
 }
 
 // Promise is the state of a submission, as every endpoint returns it.
@@ -88,12 +91,12 @@ type Promise struct {
 	Parent     string            `json:"parent,omitempty"`
 	Owner      string            `json:"owner"`
 	Call       Call              `json:"call"`
-	Outcome    *Outcome          `json:"outcome,omitempty"`
+	Outcome    *Outcome          `json:"outcome,omitzero"`
 	Attempts   []Attempt         `json:"attempts"`
 	Tags       map[string]string `json:"tags,omitempty"`
 	CreatedAt  time.Time         `json:"created_at"`
 	DeadlineAt time.Time         `json:"deadline_at"`
-	SettledAt  *time.Time        `json:"settled_at,omitempty"`
+	SettledAt  *time.Time        `json:"settled_at,omitzero"`
 }
 
 // Call is what a promise runs, limits filled in.
@@ -107,20 +110,20 @@ type Call struct {
 	TimeoutMS  int64             `json:"timeout_ms"`
 	DeadlineMS int64             `json:"deadline_ms"`
 	LeaseMS    int64             `json:"lease_ms"`
-	Retry      *Retry            `json:"retry,omitempty"`
+	Retry      *Retry            `json:"retry,omitzero"`
 }
 
 // Outcome is what came of a call.
 type Outcome struct {
 	Cause     string          `json:"cause"`
-	ExitCode  *int            `json:"exit_code,omitempty"`
-	Signal    *int            `json:"signal,omitempty"`
-	Result    json.RawMessage `json:"result,omitempty"`
+	ExitCode  *int            `json:"exit_code,omitzero"`
+	Signal    *int            `json:"signal,omitzero"`
+	Result    json.RawMessage `json:"result,omitzero"`
 	Stdout    Stream          `json:"stdout"`
 	Stderr    Stream          `json:"stderr"`
 	Artifacts []Artifact      `json:"artifacts,omitempty"`
 	Usage     Usage           `json:"usage"`
-	Error     *Problem        `json:"error,omitempty"`
+	Error     *Problem        `json:"error,omitzero"`
 }
 
 // Stream describes an output stream. Tail is its end, at most 512 bytes, with
@@ -151,7 +154,7 @@ type Attempt struct {
 	Version   uint64     `json:"version"`
 	Worker    string     `json:"worker"`
 	StartedAt time.Time  `json:"started_at"`
-	EndedAt   *time.Time `json:"ended_at,omitempty"`
+	EndedAt   *time.Time `json:"ended_at,omitzero"`
 	Cause     string     `json:"cause,omitempty"`
 }
 
@@ -160,7 +163,7 @@ type Attempt struct {
 type Problem struct {
 	Type   string `json:"type"`
 	Title  string `json:"title"`
-	Status int    `json:"status,omitempty"`
+	Status int    `json:"status,omitzero"`
 	Detail string `json:"detail,omitempty"`
 	Where  string `json:"where,omitempty"`
 	State  string `json:"state,omitempty"`
@@ -183,6 +186,11 @@ type (
 type List struct {
 	Items  []Promise `json:"items"`
 	Cursor string    `json:"cursor,omitempty"`
+}
+
+// Artifacts is the answer of GET /v1/promises/{id}/artifacts.
+type Artifacts struct {
+	Items []Artifact `json:"items"`
 }
 
 // Machine is an item of GET /v1/machines. Depth is about how many messages
@@ -222,4 +230,10 @@ const (
 	LogSizeHeader    = "Modulate-Log-Size"
 	LogAttemptHeader = "Modulate-Log-Attempt"
 	LogEndHeader     = "Modulate-Log-End"
+)
+
+// mediaJSON and mediaProblem are the content types of bodies.
+const (
+	mediaJSON    = "application/json"
+	mediaProblem = "application/problem+json"
 )
