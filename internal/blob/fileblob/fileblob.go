@@ -209,7 +209,7 @@ func (b *Blobs) place(tmp, path string) (top string, err error) {
 			if d := b.existing(dir); len(d) < len(top) {
 				top = d
 			}
-			if err := os.MkdirAll(dir, 0o700); err != nil {
+			if err := os.MkdirAll(dir, 0o700); ignoreGone(err) != nil {
 				return err
 			}
 		}
