@@ -169,16 +169,17 @@ type Problem struct {
 	State  string `json:"state,omitempty"`
 }
 
-// BlobRequest is the body of POST /v1/blobs, and BlobUpload its answer of 201:
-// PUT the content to URL with exactly these headers.
+// BlobRequest is the body of POST /v1/blobs, and BlobUpload its answer: empty for
+// content that is there (200), else (201) where to PUT it, perhaps a path of this
+// server, with these headers.
 type (
 	BlobRequest struct {
 		SHA256 string `json:"sha256"`
 		Size   int64  `json:"size"`
 	}
 	BlobUpload struct {
-		URL     string            `json:"url"`
-		Headers map[string]string `json:"headers"`
+		URL     string            `json:"url,omitempty"`
+		Headers map[string]string `json:"headers,omitempty"`
 	}
 )
 

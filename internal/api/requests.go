@@ -82,7 +82,7 @@ func (c *Client) Get(ctx context.Context, id string, wait time.Duration) (Promis
 
 // get also returns how long the server wants to be left alone.
 func (c *Client) get(ctx context.Context, id string, wait, patience time.Duration) (p Promise, after time.Duration, err error) {
-	q := call{method: http.MethodGet, url: promisePath(id), header: prefer(wait, false), wait: wait, patience: patience}
+	q := call{method: http.MethodGet, url: PromisePath(id), header: prefer(wait, false), wait: wait, patience: patience}
 	err = c.do(ctx, q, func(resp *http.Response) error {
 		after = parseRetryAfter(resp.Header.Get("Retry-After"))
 		return into(&p)(resp)
@@ -129,7 +129,7 @@ func (c *Client) WaitTerminal(ctx context.Context, id string, onProgress func(Pr
 // it is no error; promise.ErrSettled: another end won, and Problem.State says
 // which.
 func (c *Client) Cancel(ctx context.Context, id string) (p Promise, err error) {
-	err = c.do(ctx, call{method: http.MethodPost, url: promisePath(id) + "/cancel"}, into(&p))
+	err = c.do(ctx, call{method: http.MethodPost, url: PromisePath(id) + "/cancel"}, into(&p))
 	return p, err
 }
 
@@ -193,7 +193,7 @@ func (c *Client) Log(ctx context.Context, id string, l LogQuery) (page LogPage, 
 	if l.Attempt != 0 {
 		v.Set("attempt", strconv.FormatUint(uint64(l.Attempt), 10))
 	}
-	q := call{method: http.MethodGet, url: promisePath(id) + "/logs", query: v, header: prefer(l.Wait, false), wait: l.Wait}
+	q := call{method: http.MethodGet, url: PromisePath(id) + "/logs", query: v, header: prefer(l.Wait, false), wait: l.Wait}
 	err = c.do(ctx, q, func(resp *http.Response) error {
 		defer resp.Body.Close()
 		number := func(name string) int64 {
@@ -213,7 +213,7 @@ func (c *Client) Log(ctx context.Context, id string, l LogQuery) (page LogPage, 
 
 // Artifacts returns what the script left, in order.
 func (c *Client) Artifacts(ctx context.Context, id string) (list Artifacts, err error) {
-	err = c.do(ctx, call{method: http.MethodGet, url: promisePath(id) + "/artifacts"}, into(&list))
+	err = c.do(ctx, call{method: http.MethodGet, url: PromisePath(id) + "/artifacts"}, into(&list))
 	return list, err
 }
 
@@ -224,7 +224,7 @@ func (c *Client) Artifact(ctx context.Context, id, name string) (body io.ReadClo
 	for i, s := range segments {
 		segments[i] = url.PathEscape(s)
 	}
-	q := call{method: http.MethodGet, url: promisePath(id) + "/artifacts/" + strings.Join(segments, "/"), stream: true}
+	q := call{method: http.MethodGet, url: PromisePath(id) + "/artifacts/" + strings.Join(segments, "/"), stream: true}
 	err = c.do(ctx, q, func(resp *http.Response) error {
 		body = resp.Body
 		return nil
@@ -252,7 +252,8 @@ func (c *Client) PutBlob(ctx context.Context, sum promise.Hash, size int64, open
 	return c.do(ctx, q, func(resp *http.Response) error { return resp.Body.Close() })
 }
 
-func promisePath(id string) string { return "/v1/promises/" + url.PathEscape(id) }
+// PromisePath is the path of the promise with that id.
+func PromisePath(id string) string { return "/v1/promises/" + url.PathEscape(id) }
 
 // prefer returns the header that asks for a wait, in whole seconds, and for an
 // answer before it is over.
