@@ -4,7 +4,7 @@ package promise
 // later only on a tick, so that a claim or an extension seldom rewrites it.
 func (s *step) index(tick bool) {
 	d := Due(s.rec)
-	if d == 0 || tick || s.due == 0 || d < s.due {
+	if tick || s.due == 0 || d < s.due {
 		s.rec.DueAt = d
 		return
 	}

@@ -67,8 +67,10 @@ func (s *step) apply(ev Event) error {
 	case Cancel:
 		return s.cancel(ev)
 	case CascadeDone:
-		s.changed = s.changed || s.rec.Cascade
-		s.rec.Cascade = false
+		if s.rec.Cascade && !s.changed { // else it has just begun
+			s.rec.Cascade = false
+			s.change()
+		}
 		return nil
 	default:
 		return ErrState
@@ -283,7 +285,7 @@ func (s *step) tick() {
 		s.rec.Sends++
 		s.rec.ResendAt = s.now.Add(resendAfter(s.rec.ID, s.rec.Sends))
 		s.change()
-		s.send(max(0, s.rec.NotBefore.Sub(s.now)))
+		s.send(0)
 	}
 	if s.rec.DueAt != Due(s.rec) {
 		s.change() // the index moves on
