@@ -110,7 +110,7 @@ func tooDeep(body []byte) (at int, deep bool) {
 
 func syntaxText(e *jsontext.SyntacticError) string {
 	if errors.Is(e.Err, jsontext.ErrDuplicateName) {
-		return fmt.Sprintf("%q is there twice, again at byte %d: give it once", e.JSONPointer.LastToken(), e.ByteOffset)
+		return fmt.Sprintf("%.100q is there twice, again at byte %d: give it once", e.JSONPointer.LastToken(), e.ByteOffset)
 	}
 	return fmt.Sprintf("not JSON at byte %d: %v", e.ByteOffset, e.Err)
 }
@@ -118,11 +118,11 @@ func syntaxText(e *jsontext.SyntacticError) string {
 func semanticText(e *json.SemanticError) string {
 	switch {
 	case errors.Is(e.Err, json.ErrUnknownName):
-		return fmt.Sprintf("unknown field %q at byte %d", e.JSONPointer.LastToken(), e.ByteOffset)
+		return fmt.Sprintf("unknown field %.100q at byte %d", e.JSONPointer.LastToken(), e.ByteOffset)
 	case e.JSONKind != 0 && e.GoType != nil:
 		value := kindName(e.JSONKind)
 		if len(e.JSONValue) > 0 && len(e.JSONValue) <= 40 {
-			value += " " + string(e.JSONValue)
+			value = string(e.JSONValue)
 		}
 		return fmt.Sprintf("want %s at byte %d, not %s", typeName(e.GoType), e.ByteOffset, value)
 	default:
@@ -137,11 +137,13 @@ func kindName(k jsontext.Kind) string {
 	case '[', ']':
 		return "an array"
 	case '"':
-		return "the string"
+		return "a string"
 	case '0':
-		return "the number"
-	default: // null, true, false
-		return "the value"
+		return "a number"
+	case 'n':
+		return "null"
+	default:
+		return "true or false"
 	}
 }
 
@@ -167,12 +169,12 @@ func typeName(t reflect.Type) string {
 
 // fieldOf writes a JSON pointer as people write fields: files.0.name.
 func fieldOf(p jsontext.Pointer) string {
-	if p == "" {
-		return "body"
-	}
 	var names []string
 	for name := range p.Tokens() {
 		names = append(names, name)
 	}
-	return strings.Join(names, ".")
+	if field := fmt.Sprintf("%.100s", strings.Join(names, ".")); field != "" {
+		return field
+	}
+	return "body"
 }
