@@ -1,0 +1,124 @@
+package worker
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+
+	"modulate/internal/api"
+	"modulate/internal/promise"
+)
+
+// children numbers the children that one attempt submits without an id, in
+// order of submission, attached and detached ones apart. A script that runs
+// again counts again, and so meets the children that it had made.
+type children struct {
+	mu                 sync.Mutex
+	attached, detached int
+	byKey              map[string]string // a client's key to the id that its request was given
+}
+
+// adopt gives the submission in r an id if it has none, and returns the id. A
+// request with a key that was seen before gets the id that it had. With hasten
+// the answer will not wait for the child's end, and the mode that the wait
+// implied is written down. A body that cannot be read is left for the API to
+// refuse; the id is empty then.
+func (c *children) adopt(parent string, r *http.Request, hasten bool) string {
+	body, err := io.ReadAll(io.LimitReader(r.Body, api.MaxBody+1))
+	defer func() { setBody(r, body) }()
+	var fields map[string]json.RawMessage
+	if err != nil || len(body) > api.MaxBody || json.Unmarshal(body, &fields) != nil || fields == nil {
+		return ""
+	}
+	if hasten {
+		if asksToWait(r) && text(fields["mode"]) == "" {
+			body = withField(body, fields, "mode", "rpc")
+		}
+		r.Header.Set("Prefer", "respond-async")
+	}
+	if id := text(fields["id"]); id != "" {
+		return id
+	}
+	id := c.number(parent, r.Header.Get(api.KeyHeader), text(fields["mode"]) == promise.Detached.String())
+	body = withField(body, fields, "id", id)
+	return id
+}
+
+// number returns the id of the next child, or of the one with that key.
+func (c *children) number(parent, key string, detached bool) (id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if id, ok := c.byKey[key]; ok {
+		return id
+	}
+	if detached {
+		c.detached++
+		id = promise.DetachedID(parent, c.detached)
+	} else {
+		c.attached++
+		id = promise.ChildID(parent, c.attached)
+	}
+	if key != "" {
+		if c.byKey == nil {
+			c.byKey = make(map[string]string)
+		}
+		c.byKey[key] = id
+	}
+	return id
+}
+
+// withField returns the object in body with a field more. The rest stays byte
+// for byte as it is, duplicates too, which the API refuses; only where the
+// field was there and empty the object is written anew.
+func withField(body []byte, fields map[string]json.RawMessage, name, value string) []byte {
+	if _, empty := fields[name]; empty {
+		delete(fields, name)
+		body, _ = json.Marshal(fields) // it was JSON
+	}
+	quoted, _ := json.Marshal(value) // a string
+	fields[name] = quoted
+	field, _ := json.Marshal(name)
+	rest := bytes.TrimSpace(body)[1:] // beyond the brace
+	comma := ","
+	if bytes.HasPrefix(bytes.TrimSpace(rest), []byte("}")) {
+		comma = ""
+	}
+	return bytes.Join([][]byte{[]byte("{"), field, []byte(":"), quoted, []byte(comma), rest}, nil)
+}
+
+// setBody makes body what is read of r, followed by what was not read yet.
+func setBody(r *http.Request, body []byte) {
+	if len(body) > api.MaxBody {
+		r.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.MultiReader(bytes.NewReader(body), r.Body), r.Body}
+		return
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	r.ContentLength = int64(len(body))
+}
+
+// text returns a JSON string's value; empty for all else.
+func text(raw json.RawMessage) (s string) {
+	if json.Unmarshal(raw, &s) != nil {
+		return ""
+	}
+	return s
+}
+
+// asksToWait reports whether r prefers an answer that waits.
+func asksToWait(r *http.Request) bool {
+	for _, line := range r.Header.Values("Prefer") {
+		for item := range strings.SplitSeq(line, ",") {
+			name, value, _ := strings.Cut(strings.TrimSpace(item), "=")
+			if strings.EqualFold(name, "wait") && value != "0" {
+				return true
+			}
+		}
+	}
+	return false
+}

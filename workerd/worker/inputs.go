@@ -1,0 +1,129 @@
+package worker
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"modulate/internal/blob"
+	"modulate/internal/promise"
+	"modulate/workerd/runner"
+)
+
+// spec is what the runner is to run. An error means that this host cannot run
+// it: a runtime that it does not have, content that is not there.
+func (j *job) spec() (runner.Job, error) {
+	call := &j.claimed.Call
+	runtime := cmp.Or(call.Runtime, "python")
+	command, ok := j.w.cfg.Runtimes[runtime]
+	if !ok {
+		have := slices.Sorted(maps.Keys(j.w.cfg.Runtimes))
+		return runner.Job{}, fmt.Errorf("this worker has no runtime %q; it has %s", runtime, strings.Join(have, ", "))
+	}
+	in, err := j.input(call)
+	if err != nil {
+		return runner.Job{}, err
+	}
+	env, err := j.env(in.Env)
+	if err != nil {
+		return runner.Job{}, err
+	}
+	spec := runner.Job{
+		Command: command, Name: call.Name, Args: in.Args, Env: env,
+		Script: j.scriptSource(call.Script), Stdout: &j.stdout, Stderr: &j.stderr,
+		Timeout: call.Timeout, Grace: grace, Collect: j.collect,
+	}
+	for _, f := range in.Files {
+		spec.Files = append(spec.Files, runner.File{Name: f.Name, Open: j.content(f.SHA256)})
+	}
+	if !call.Stdin.IsZero() {
+		src, err := j.content(call.Stdin)()
+		if err != nil {
+			return runner.Job{}, fmt.Errorf("opening its standard input: %w", err)
+		}
+		j.stdin, spec.Stdin = src, src
+	}
+	return spec, nil
+}
+
+// input returns the call's arguments, environment and files.
+func (j *job) input(call *promise.Call) (in promise.Input, err error) {
+	if call.InputBlob.IsZero() {
+		return call.Input, nil
+	}
+	err = j.w.blobs.again(j.work, patience{callTime, blobTime}, func(ctx context.Context) (err error) {
+		in, err = j.w.engine.Input(ctx, *call)
+		return err
+	})
+	return in, err
+}
+
+// env is the environment that the call names and what the worker adds, which
+// the call cannot replace.
+func (j *job) env(call map[string]string) ([]string, error) {
+	last := j.claimed.Attempts[len(j.claimed.Attempts)-1]
+	own := [...]string{
+		"MODULATE_ID=" + j.id,
+		"MODULATE_ATTEMPT=" + strconv.FormatUint(uint64(last.Number), 10),
+		"MODULATE_MACHINE=" + j.claimed.Machine,
+		"MODULATE_GRACE=" + strconv.Itoa(int(grace/time.Second)),
+	}
+	env := make([]string, 0, len(call)+len(own)+1)
+	for _, name := range slices.Sorted(maps.Keys(call)) {
+		if !strings.HasPrefix(name, "MODULATE_") {
+			env = append(env, name+"="+call[name])
+		}
+	}
+	env = append(env, own[:]...)
+	if j.w.cfg.API == nil {
+		return env, nil
+	}
+	path, err := j.w.sockets.path(j.claim)
+	if err != nil {
+		return nil, err
+	}
+	j.socket = &socket{j: j, path: path}
+	return append(env, "MODULATE_SOCKET="+path), nil
+}
+
+// content returns what opens the content with that hash.
+func (j *job) content(sum promise.Hash) func() (io.ReadCloser, error) {
+	return func() (src io.ReadCloser, err error) {
+		err = j.w.blobs.again(j.work, patience{callTime, blobTime}, func(context.Context) (err error) {
+			// The reader outlives the call, so the call's limit is not its.
+			src, err = j.w.engine.Blobs.Get(j.work, blob.ContentKey(sum), 0)
+			return err
+		})
+		return src, err
+	}
+}
+
+// scriptSource opens the script, and the script's socket with it: a runner
+// that asks for no script starts no process that could use one.
+func (j *job) scriptSource(sum promise.Hash) func() (io.ReadCloser, error) {
+	open := j.content(sum)
+	return func() (io.ReadCloser, error) {
+		if j.socket != nil {
+			if err := j.socket.listen(); err != nil {
+				return nil, fmt.Errorf("opening its socket: %w", err)
+			}
+		}
+		return open()
+	}
+}
+
+// closeInputs ends what the script read from and talked to.
+func (j *job) closeInputs() {
+	if j.socket != nil {
+		j.socket.close()
+	}
+	if j.stdin != nil {
+		j.stdin.Close()
+	}
+}

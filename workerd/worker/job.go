@@ -1,0 +1,180 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"modulate/internal/promise"
+	"modulate/workerd/runner"
+)
+
+// A reason says why a script is stopped. A later one in this list overrides an
+// earlier one.
+type reason uint8
+
+const (
+	running reason = iota // it is not
+	drained               // the worker stops: SIGTERM, grace, then the task is given back
+	fenced                // the lease can no longer be proven: at once
+	settled               // the promise has ended without us: SIGTERM, grace
+	lost                  // another holds the task: at once
+	aborted               // the worker stops at once: the task is given back
+)
+
+var errStopped = errors.New("the script is to stop")
+
+// A job is one attempt, from its claim to what becomes of its outcome.
+type job struct {
+	w    *Worker
+	id   string
+	base context.Context // of all that is done for it; ends with the worker
+
+	work    context.Context // its files and output; ends when they are of no use to anyone
+	abandon context.CancelCauseFunc
+	script  context.Context // the script
+	kill    context.CancelCauseFunc
+
+	version uint64
+	claim   promise.Nonce
+	claimed promise.Record // as it was claimed
+	rec     promise.Record // as last seen; the guard's while there is one
+	held    time.Time      // before the write that granted the lease was sent; likewise
+
+	receipt  string // of its message; "": there is none (any more)
+	received time.Time
+
+	stdout, stderr stream
+	stdin          io.Closer // nil: it is empty
+	socket         *socket
+	left           left // what it left in MODULATE_OUTPUT
+
+	guard guard
+
+	mu  sync.Mutex
+	why reason
+}
+
+// claim takes the task of the promise at whatever version is stored. The error
+// is a sentinel of package promise, with the record that refused, or means
+// that the store has not answered for as long as a claim is worth.
+func (w *Worker) claim(base context.Context, id string) (*job, promise.Record, error) {
+	ev := promise.Claim{Worker: w.cfg.Name, ClaimID: w.engine.NewNonce()}
+	held := time.Now()
+	var rec promise.Record
+	err := w.store.again(base, patience{callTime, w.cfg.Lease}, func(ctx context.Context) (err error) {
+		rec, err = w.engine.Apply(ctx, id, ev)
+		return err
+	})
+	if err != nil {
+		return nil, rec, err
+	}
+	if time.Since(held) > rec.Task.Lease/3 { // the first tries were in vain, or their answers lost
+		held = time.Now()
+		if rec, err = w.extend(base, rec); err != nil {
+			return nil, rec, err
+		}
+	}
+	w.point(PointClaimed)
+	return w.newJob(base, rec, held), rec, nil
+}
+
+// extend extends the lease under which rec holds its task.
+func (w *Worker) extend(base context.Context, rec promise.Record) (promise.Record, error) {
+	ev := promise.Extend{Version: rec.Task.Version, ClaimID: rec.Task.ClaimID}
+	err := w.store.call(base, min(callTime, max(rec.Task.Lease/4, 250*time.Millisecond)), func(ctx context.Context) error {
+		next, err := w.engine.Step(ctx, rec, ev)
+		if next.ID != "" {
+			rec = next
+		}
+		return err
+	})
+	return rec, err
+}
+
+func (w *Worker) newJob(base context.Context, rec promise.Record, held time.Time) *job {
+	j := &job{
+		w: w, id: rec.ID, base: base,
+		version: rec.Task.Version, claim: rec.Task.ClaimID, claimed: rec, rec: rec, held: held,
+	}
+	j.work, j.abandon = context.WithCancelCause(base)
+	j.script, j.kill = context.WithCancelCause(j.work)
+	j.stdout = stream{name: "stdout", base: base, put: j.putChunk}
+	j.stderr = stream{name: "stderr", base: base, put: j.putChunk}
+	return j
+}
+
+// run is the attempt: it runs the script, keeps what it left, and reports how
+// it ended. It returns the record then, and the error of the last write.
+func (j *job) run() (promise.Record, error) {
+	j.w.enter(j)
+	defer j.w.leave(j)
+	defer j.abandon(nil)
+	j.startGuard()
+	res := j.execute()
+	j.w.point(PointRan)
+	out := j.outcome(res)
+	j.w.point(PointUploaded)
+	j.stopGuard()
+	if out != nil {
+		return j.settle(*out)
+	}
+	defer j.shipRest()
+	switch j.reason() {
+	case drained, aborted:
+		return j.release()
+	case fenced:
+		if time.Now().Before(j.fenceAt()) { // an extension came through after all
+			return j.release()
+		}
+	case settled:
+		j.dropMessage()
+	}
+	return j.rec, nil
+}
+
+// execute runs the script, and returns when it and all that it started is
+// dead.
+func (j *job) execute() runner.Result {
+	defer j.closeInputs()
+	spec, err := j.spec()
+	if err != nil {
+		return runner.Result{End: runner.Failed, Err: err}
+	}
+	return j.w.cfg.Runner.Run(j.script, spec)
+}
+
+// stop stops the script. Its output goes on being kept unless nobody will ever
+// ask for it, or there is no time.
+func (j *job) stop(why reason) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if why <= j.why {
+		return
+	}
+	j.why = why
+	switch why {
+	case drained:
+		j.kill(errStopped)
+	case fenced:
+		j.kill(runner.ErrNow)
+	case settled:
+		j.abandon(errStopped)
+	default:
+		j.abandon(runner.ErrNow)
+	}
+}
+
+func (j *job) reason() reason {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.why
+}
+
+// holds reports whether rec says that this job has the task.
+func (j *job) holds(rec promise.Record) bool {
+	t := rec.Task
+	return t.State == promise.TaskAcquired && t.Version == j.version && t.ClaimID == j.claim
+}

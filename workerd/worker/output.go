@@ -1,0 +1,178 @@
+package worker
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"modulate/internal/api"
+	"modulate/internal/blob"
+	"modulate/internal/promise"
+	"modulate/workerd/runner"
+)
+
+// outcome is what is reported of a run, once all of it that does not ride in
+// the record stands in the blobs. nil: nothing is reported.
+func (j *job) outcome(res runner.Result) *promise.Outcome {
+	j.stdout.end()
+	j.stderr.end()
+	if res.End == runner.Killed || res.End == runner.Failed && j.reason() != running {
+		return nil
+	}
+	out := &promise.Outcome{Usage: promise.Usage{Wall: res.Wall, CPU: res.CPU, MaxRSS: res.MaxRSS}}
+	j.fate(out, res)
+	if out.Cause != promise.CauseBadHost {
+		if err := j.keepOutput(out); err != nil {
+			if j.reason() != running {
+				return nil
+			}
+			j.badHost(out, fmt.Errorf("its output cannot be kept: %w", err))
+		}
+	}
+	return out
+}
+
+// fate says how the script ended.
+func (j *job) fate(out *promise.Outcome, res runner.Result) {
+	switch res.End {
+	case runner.Exited:
+		out.Cause, out.ExitCode = promise.CauseOK, res.Code
+		if res.Code != 0 {
+			out.Cause = promise.CauseExit
+		}
+	case runner.Signalled:
+		out.Cause, out.Signal = promise.CauseSignal, int(res.Signal)
+	case runner.TimedOut:
+		out.Cause = promise.CauseTimeout
+		out.Error = problem("timeout", "the script ran too long",
+			"the script ran longer than its timeout of %v", j.claimed.Call.Timeout)
+	default:
+		j.badHost(out, res.Err)
+	}
+	switch {
+	case j.left.err != nil:
+		j.badHost(out, j.left.err)
+	case out.Error != promise.Problem{}:
+	case res.Err != nil:
+		out.Error = problem("output", "not all of its output was taken", "%v", res.Err)
+	default:
+		out.Error = j.left.problem
+	}
+}
+
+// badHost says that the attempt failed by the host's doing: another is to try.
+func (j *job) badHost(out *promise.Outcome, err error) {
+	*out = promise.Outcome{
+		Cause: promise.CauseBadHost, Usage: out.Usage,
+		Error: problem("bad-host", "the worker could not run it", "%v", err),
+	}
+	j.w.log.Warn("a script could not be run here", "id", j.id, "version", j.version, "error", err)
+}
+
+func problem(slug, title, format string, args ...any) promise.Problem {
+	return promise.Problem{Type: api.TypePrefix + slug, Title: title, Detail: fmt.Sprintf(format, args...)}
+}
+
+// keepOutput divides the room in the record and puts the rest into the blobs.
+func (j *job) keepOutput(out *promise.Outcome) error {
+	var list []byte
+	if len(j.left.artifacts) > 0 {
+		var err error
+		if list, err = json.Marshal(j.left.artifacts); err != nil {
+			return err
+		}
+	}
+	result := j.left.result
+	allowed := share(room, [4]int64{int64(len(result)), int64(len(list)), j.stdout.size, j.stderr.size})
+	var err error
+	if out.Result, err = j.body(result, allowed[0], blob.ResultKey(j.id, j.version)); err != nil {
+		return err
+	}
+	if out.Artifacts, err = j.body(list, allowed[1], blob.ArtifactsKey(j.id, j.version)); err != nil {
+		return err
+	}
+	// An attempt that is tried again leaves no outcome: its output is read
+	// from the blobs or not at all.
+	retried := out.Cause != promise.CauseOK && j.claimed.Call.Retry.Policy != promise.Never
+	out.Stdout = j.stdout.describe(allowed[2], retried)
+	out.Stderr = j.stderr.describe(allowed[3], retried)
+	for s, stored := range map[*stream]bool{&j.stdout: out.Stdout.Stored, &j.stderr: out.Stderr.Stored} {
+		if stored {
+			if err := s.flush(j.work, j.putFirm); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// share divides room among four outputs of those sizes: result, artifacts,
+// stdout, stderr. The smallest ride whole; what room is then left goes to the
+// tails of the streams.
+func share(room int64, sizes [4]int64) (allowed [4]int64) {
+	order := []int{0, 1, 2, 3}
+	slices.SortStableFunc(order, func(a, b int) int { return int(min(1, max(-1, sizes[a]-sizes[b]))) })
+	var cut []int64 // indexes of streams that do not fit
+	for _, i := range order {
+		switch {
+		case sizes[i] <= room:
+			allowed[i] = sizes[i]
+			room -= sizes[i]
+		case i >= 2:
+			cut = append(cut, int64(i))
+		}
+	}
+	for n, i := range cut {
+		allowed[i] = room / int64(len(cut)-n)
+		room -= allowed[i]
+	}
+	return allowed
+}
+
+// body returns what the record says of b, which rides in it if allowed, else
+// is put under key.
+func (j *job) body(b []byte, allowed int64, key string) (promise.Body, error) {
+	size := int64(len(b))
+	if size <= allowed {
+		return promise.Body{Size: size, Inline: b}, nil
+	}
+	sum := promise.Hash(sha256.Sum256(b))
+	err := j.w.blobs.again(j.work, patience{callTime, blobTime}, func(ctx context.Context) error {
+		return j.w.engine.Blobs.Put(ctx, key, bytes.NewReader(b), size, sum)
+	})
+	return promise.Body{Size: size, SHA256: sum}, err
+}
+
+// shipRest ships what is left of the output of a script that was killed, as
+// far as that goes quickly: there is no outcome that would wait for it.
+func (j *job) shipRest() {
+	ctx, cancel := context.WithTimeout(j.base, callTime)
+	defer cancel()
+	for _, s := range []*stream{&j.stdout, &j.stderr} {
+		if err := s.flush(ctx, j.putChunk); err != nil {
+			j.w.log.Debug("the last output of a killed script is lost", "id", j.id, "stream", s.name, "error", err)
+		}
+	}
+}
+
+// putChunk keeps a chunk, in one try.
+func (j *job) putChunk(ctx context.Context, stream string, offset int64, chunk []byte) error {
+	return j.w.blobs.call(ctx, callTime, func(ctx context.Context) error {
+		return j.putOnce(ctx, stream, offset, chunk)
+	})
+}
+
+// putFirm keeps a chunk, trying again for as long as a blob is worth it.
+func (j *job) putFirm(ctx context.Context, stream string, offset int64, chunk []byte) error {
+	return j.w.blobs.again(ctx, patience{callTime, blobTime}, func(ctx context.Context) error {
+		return j.putOnce(ctx, stream, offset, chunk)
+	})
+}
+
+func (j *job) putOnce(ctx context.Context, stream string, offset int64, chunk []byte) error {
+	key := blob.LogKey(j.id, j.version, stream, offset)
+	return j.w.engine.Blobs.Put(ctx, key, bytes.NewReader(chunk), int64(len(chunk)), promise.Hash{})
+}

@@ -1,0 +1,67 @@
+package worker
+
+import (
+	"context"
+	"time"
+
+	"modulate/internal/store"
+)
+
+// announceGap is how long after an announcement a change of the number of
+// running scripts is held back.
+const announceGap = 3 * time.Second
+
+// count takes note that n more attempts run.
+func (w *Worker) count(n int32) {
+	w.running.Add(n)
+	select {
+	case w.presence <- struct{}{}:
+	default:
+	}
+}
+
+// announce tells the roster of this worker: at once, every minute, and soon
+// after the number of running scripts has changed.
+func (w *Worker) announce(ctx context.Context) {
+	if w.cfg.Roster == nil {
+		return
+	}
+	said := int32(-1)
+	for {
+		if n := w.running.Load(); n != said {
+			said = n
+			w.announceOnce(ctx, int(n))
+		}
+		if !pause(ctx, announceGap) {
+			return
+		}
+		every := time.NewTimer(store.PresenceEvery - announceGap)
+		select {
+		case <-w.presence:
+		case <-every.C:
+			said = -1
+		case <-ctx.Done():
+		}
+		every.Stop()
+	}
+}
+
+func (w *Worker) announceOnce(ctx context.Context, n int) {
+	now := w.engine.Time()
+	_ = w.store.call(ctx, callTime, func(ctx context.Context) error {
+		return w.cfg.Roster.Announce(ctx, store.Presence{
+			Worker: w.cfg.Name, Machine: w.cfg.Machine,
+			Slots: w.cfg.Slots, Running: n, Started: w.started, Seen: now,
+		})
+	})
+}
+
+// retire takes this worker off the roster.
+func (w *Worker) retire(ctx context.Context) {
+	if w.cfg.Roster == nil {
+		return
+	}
+	_ = w.store.call(ctx, settleTime, func(ctx context.Context) error {
+		return w.cfg.Roster.Retire(ctx, w.cfg.Name)
+	})
+}

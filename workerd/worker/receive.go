@@ -1,0 +1,129 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"modulate/internal/promise"
+	"modulate/internal/queue"
+	"modulate/workerd/runner"
+)
+
+// intake is the receiving end of a Run: its slots, and the jobs in them.
+type intake struct {
+	w     *Worker
+	base  context.Context // of the jobs
+	slots chan struct{}   // holds one for each slot in use or asked for
+	jobs  sync.WaitGroup
+}
+
+// receive takes messages into free slots until ctx ends, and handles each in a
+// goroutine of its own under base.
+func (w *Worker) receive(ctx, base context.Context) *intake {
+	in := &intake{w: w, base: base, slots: make(chan struct{}, w.cfg.Slots)}
+	var b backoff
+	for {
+		free := in.take(ctx)
+		if free == 0 {
+			return in
+		}
+		got, err := w.engine.Queue.Receive(ctx, w.cfg.Machine, free, w.cfg.Lease+promise.Skew, queue.MaxWait)
+		in.give(free - len(got))
+		if ctx.Err() != nil {
+			in.putBack(got)
+			return in
+		}
+		in.start(got)
+		if err != nil {
+			w.queue.bad(err)
+			pause(ctx, b.next())
+			continue
+		}
+		w.queue.good()
+		b = backoff{}
+	}
+}
+
+// take waits for a free slot and takes it, and further ones that are free, as
+// many as one receive can fill. 0: ctx has ended.
+func (in *intake) take(ctx context.Context) (n int) {
+	select {
+	case in.slots <- struct{}{}:
+	case <-ctx.Done():
+		return 0
+	}
+	for n = 1; n < queue.MaxReceive; n++ {
+		select {
+		case in.slots <- struct{}{}:
+		default:
+			return n
+		}
+	}
+	return n
+}
+
+func (in *intake) give(n int) {
+	for range n {
+		<-in.slots
+	}
+}
+
+func (in *intake) start(got []queue.Delivery) {
+	received := time.Now()
+	for _, d := range got {
+		in.jobs.Go(func() {
+			defer in.give(1)
+			in.w.handle(in.base, d, received)
+		})
+	}
+}
+
+// putBack makes messages visible again that came too late.
+func (in *intake) putBack(got []queue.Delivery) {
+	for _, d := range got {
+		in.w.hide(in.base, d.Receipt, 0)
+	}
+	in.give(len(got))
+}
+
+// drain lets the jobs end: by themselves within Config.Drain, then by SIGTERM
+// and grace, then at once, and at last by end, whatever they are doing.
+func (in *intake) drain(ctx context.Context, end context.CancelCauseFunc) {
+	w := in.w
+	done := make(chan struct{})
+	go func() {
+		in.jobs.Wait()
+		close(done)
+	}()
+	gentle := !errors.Is(context.Cause(ctx), runner.ErrNow)
+	if gentle && within(done, w.cfg.Drain, w.aborted) {
+		return
+	}
+	if gentle {
+		w.stopAll(drained)
+		if within(done, grace+settleTime, w.aborted) {
+			return
+		}
+	}
+	w.stopAll(aborted)
+	if within(done, settleTime, nil) {
+		return
+	}
+	end(runner.ErrNow)
+	<-done
+}
+
+// within reports whether done is closed within d and before hurry is.
+func within(done <-chan struct{}, d time.Duration, hurry <-chan struct{}) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return true
+	case <-timer.C:
+	case <-hurry:
+	}
+	return false
+}
