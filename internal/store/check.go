@@ -35,6 +35,18 @@ func CheckWrites(writes []Write) error {
 	return nil
 }
 
+// MaxPage is the most records in a page.
+const MaxPage = 1000
+
+// Check refuses a limit that no store takes, and returns the place from which
+// q is to be answered. ErrCursor.
+func (q Query) Check() (after Position, err error) {
+	if q.Limit < 1 || q.Limit > MaxPage {
+		return Position{}, fmt.Errorf("listing %d records in a page: not within 1 and %d", q.Limit, MaxPage)
+	}
+	return ParseCursor(q.Cursor)
+}
+
 // Matches reports whether rec passes q's filters. Limit and Cursor are not
 // filters.
 func (q Query) Matches(rec promise.Record) bool {

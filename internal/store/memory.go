@@ -154,7 +154,7 @@ func (m *Memory) List(ctx context.Context, q Query) (Page, error) {
 	if err := ctx.Err(); err != nil {
 		return Page{}, context.Cause(ctx)
 	}
-	after, err := ParseCursor(q.Cursor)
+	after, err := q.Check()
 	if err != nil {
 		return Page{}, err
 	}

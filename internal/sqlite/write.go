@@ -1,0 +1,310 @@
+package sqlite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+)
+
+// rideFor is the longest that an operation waits for a commit to ride with.
+const rideFor = 15 * time.Millisecond
+
+// maxBatch is how many operations share a commit at most.
+const maxBatch = 512
+
+// A Tx is what an operation writes through. It may be used only while the
+// operation runs.
+type Tx struct {
+	*Conn
+	kept  []entry
+	notes []Note
+	after []func()
+}
+
+// Keep says that the operation stored under key what is value in memory, of
+// about size bytes, for [DB.Recent]. Nobody may change value from now on. nil:
+// what was kept is no longer stored.
+func (tx *Tx) Keep(key string, value any, size int) {
+	tx.kept = append(tx.kept, entry{key, value, size})
+}
+
+// Note says what the operation changed, for [DB.Listen] and for the peers.
+func (tx *Tx) Note(n Note) { tx.notes = append(tx.notes, n) }
+
+// OnCommit has f called by the writer after the commit.
+func (tx *Tx) OnCommit(f func()) { tx.after = append(tx.after, f) }
+
+// op is an operation. Its run may be called again after it was undone.
+type op struct {
+	run   func(*Tx) error
+	state atomic.Int32
+	early bool       // answered before the commit
+	done  chan error // capacity 1; nil: nobody waits
+	err   error      // what run said
+	told  bool       // it was answered
+}
+
+// The states of an op.
+const (
+	queued int32 = iota
+	taken
+	withdrawn
+)
+
+// answer tells who waits, once.
+func (o *op) answer(err error) {
+	if o.done != nil && !o.told {
+		o.told = true
+		o.done <- err
+	}
+}
+
+// Write runs run in a transaction and returns when that is committed: what run
+// said, or why it could not be committed. ErrFull, ErrClosed: nothing was
+// written. An error of run must mean that it has written nothing.
+//
+// When ctx ends first and the operation is not yet under way, nothing is
+// written and the error is ctx's cause alone; later the outcome is unknown.
+//
+// run is called on the writer's goroutine: it must not block, and everything
+// that it does outside the Tx must bear to be done again.
+func (db *DB) Write(ctx context.Context, run func(*Tx) error) error {
+	return db.do(ctx, &op{run: run, done: make(chan error, 1)})
+}
+
+// Ask is Write, but returns as soon as run has run: what it wrote may yet be
+// lost.
+func (db *DB) Ask(ctx context.Context, run func(*Tx) error) error {
+	return db.do(ctx, &op{run: run, done: make(chan error, 1), early: true})
+}
+
+func (db *DB) do(ctx context.Context, o *op) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err := db.enqueue(o); err != nil {
+		return err
+	}
+	select {
+	case err := <-o.done:
+		return err
+	case <-ctx.Done():
+	}
+	if o.state.CompareAndSwap(queued, withdrawn) {
+		return context.Cause(ctx)
+	}
+	if o.early { // it is about to run
+		return <-o.done
+	}
+	select {
+	case err := <-o.done:
+		return err
+	default:
+		return fmt.Errorf("the outcome of a write is unknown: %w", context.Cause(ctx))
+	}
+}
+
+// Ride has run run in the next transaction, or in one of its own after 15 ms
+// if there is none. Nobody learns whether it succeeded. Operations run in the
+// order in which they came, those of Write and Ask included.
+func (db *DB) Ride(run func(*Tx) error) {
+	_ = db.enqueue(&op{run: run}) // closed: lost like anything that rides
+}
+
+// Hurry has what rides committed now.
+func (db *DB) Hurry() {
+	select {
+	case db.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (db *DB) enqueue(o *op) error {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if db.closed {
+		return ErrClosed
+	}
+	db.pending = append(db.pending, o)
+	if o.done != nil {
+		db.Hurry()
+	} else if !db.riding {
+		db.riding = true
+		db.timer.Reset(rideFor)
+	}
+	return nil
+}
+
+// write is the writer's goroutine.
+func (db *DB) write() {
+	defer close(db.done)
+	for {
+		select {
+		case <-db.wake:
+		case <-db.timer.C:
+		case <-db.closing:
+			for db.anyPending() {
+				db.round()
+			}
+			return
+		}
+		for db.round() {
+		}
+	}
+}
+
+func (db *DB) anyPending() bool {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	return len(db.pending) > 0
+}
+
+// round commits one batch, if anything is pending. It reports whether more
+// came meanwhile that somebody waits for.
+func (db *DB) round() (more bool) {
+	if !db.anyPending() {
+		return false
+	}
+	if err := db.begin(); err != nil {
+		for _, o := range db.take() {
+			o.answer(err)
+		}
+		return false
+	}
+	if batch := db.take(); !db.commit(batch) {
+		db.oneByOne(batch)
+	}
+	select {
+	case <-db.wake:
+		return true
+	default:
+		return false
+	}
+}
+
+// take removes a batch from what is pending: its operations are under way.
+func (db *DB) take() []*op {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	n := min(len(db.pending), maxBatch)
+	batch := make([]*op, 0, n)
+	for _, o := range db.pending[:n] {
+		if o.state.CompareAndSwap(queued, taken) {
+			batch = append(batch, o)
+		}
+	}
+	rest := copy(db.pending, db.pending[n:])
+	clear(db.pending[rest:])
+	db.pending = db.pending[:rest]
+	db.riding = rest > 0
+	if db.riding {
+		db.Hurry()
+	}
+	return batch
+}
+
+// begin starts a transaction that may write, once no other process is in one.
+func (db *DB) begin() error {
+	end := db.turn.take()
+	defer end()
+	for wait := 20 * time.Microsecond; ; wait = min(2*wait, 20*time.Millisecond) {
+		_, err := db.writer.Exec("BEGIN IMMEDIATE")
+		if err == nil {
+			return nil
+		}
+		if !isBusy(err) {
+			return explain(fmt.Errorf("beginning a transaction: %w", err))
+		}
+		if wait > time.Millisecond {
+			select {
+			case <-db.closing:
+				return fmt.Errorf("another process holds the store: %w", ErrClosed)
+			default:
+			}
+		}
+		time.Sleep(wait)
+	}
+}
+
+// commit runs batch in the transaction that is open and commits it. It reports
+// false when it had to undo everything because one of several failed.
+func (db *DB) commit(batch []*op) (done bool) {
+	tx := &Tx{Conn: db.writer}
+	tx.failed, tx.changes = nil, 0
+	for _, o := range batch {
+		o.err = o.run(tx)
+		if tx.failed != nil {
+			break
+		}
+		if o.early {
+			o.answer(o.err)
+		}
+	}
+	err := tx.failed
+	if err == nil {
+		err = db.end(tx)
+	}
+	if err != nil {
+		return db.undo(batch, err)
+	}
+	for _, o := range batch {
+		o.answer(o.err)
+	}
+	for _, f := range tx.after {
+		f()
+	}
+	for _, n := range tx.notes {
+		db.heard(n, true)
+	}
+	db.bells.ring(tx.notes)
+	return true
+}
+
+// end commits what tx wrote, if anything.
+func (db *DB) end(tx *Tx) error {
+	if tx.changes == 0 {
+		_, err := tx.Exec("ROLLBACK")
+		return err
+	}
+	if err := db.recent.committing(tx.kept); err != nil {
+		return err
+	}
+	_, err := tx.Exec("COMMIT")
+	if err != nil {
+		return errors.Join(fmt.Errorf("committing: %w", err), db.recent.committed(nil))
+	}
+	// A generation that cannot be written leaves the commit what it is.
+	_ = db.recent.committed(tx.kept)
+	return nil
+}
+
+// undo rolls back a batch that failed by err. It reports whether its only
+// operation was answered with that.
+func (db *DB) undo(batch []*op, err error) (answered bool) {
+	// An error leaves a transaction open or not; out of one this fails.
+	_, _ = db.writer.Exec("ROLLBACK")
+	if len(batch) > 1 {
+		return false
+	}
+	for _, o := range batch {
+		o.answer(explain(err))
+	}
+	return true
+}
+
+// oneByOne gives each operation of a batch that failed its own transaction.
+// What was answered early is lost.
+func (db *DB) oneByOne(batch []*op) {
+	for _, o := range batch {
+		if o.told {
+			continue
+		}
+		if err := db.begin(); err != nil {
+			o.answer(err)
+			continue
+		}
+		db.commit([]*op{o})
+	}
+}
