@@ -57,7 +57,7 @@ var rules = map[string]rule{
 	"internal/blob/fileblob":     {ours: []string{"internal/promise", "internal/blob"}, others: []string{"golang.org/x/sys"}},
 
 	"internal/engine": {ours: ports},
-	"internal/api":    {ours: shell, others: []string{"github.com/go-json-experiment/json"}},
+	"internal/api":    {ours: shell, others: []string{"github.com/go-json-experiment/json", "github.com/oklog/ulid/v2"}},
 	"internal/sim":    {}, // tests only
 	"internal/local": {
 		ours: append([]string{
@@ -67,7 +67,7 @@ var rules = map[string]rule{
 		others: []string{"golang.org/x/sys"},
 	},
 
-	"functions/router/dispatch": {ours: edge, others: []string{"github.com/oklog/ulid/v2"}},
+	"functions/router/dispatch": {ours: edge, others: []string{"github.com/go-json-experiment/json"}},
 	"functions/status/read":     {ours: edge},
 	"functions/sweeper/sweep":   {ours: shell},
 
