@@ -97,7 +97,7 @@ func (j *job) keepLease() {
 				b = backoff{}
 				next.Reset(j.nextIn())
 			} else {
-				next.Reset(b.next())
+				next.Reset(min(b.next(), j.rec.Task.Lease/15)) // the lease is ending
 			}
 		}
 		if j.reason() >= settled {

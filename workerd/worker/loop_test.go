@@ -190,7 +190,7 @@ func TestMessagesWithoutAPromise(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(9 * time.Minute)
-		if d := w.depth(); d.InFlight != 1 {
+		if d := w.depth(); d.InFlight+d.Visible != 1 {
 			t.Errorf("%+v, want the message kept for 10 minutes", d)
 		}
 		time.Sleep(2 * time.Minute)
@@ -291,7 +291,7 @@ func TestCrashBudget(t *testing.T) {
 func TestRolloverAfterEleven(t *testing.T) {
 	inWorld(t, func(w *world) {
 		c := w.hire("w1", lasting(40*time.Hour, 0), nil)
-		w.submit("a", nil)
+		w.submit("a", func(r *promise.Record) { r.Call.Lease = 3 * time.Minute })
 		time.Sleep(11*time.Hour - time.Minute)
 		if d := w.depth(); d.InFlight != 1 {
 			t.Errorf("before 11 h: %+v", d)

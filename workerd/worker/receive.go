@@ -97,14 +97,15 @@ func (in *intake) drain(ctx context.Context, end context.CancelCauseFunc) {
 		in.jobs.Wait()
 		close(done)
 	}()
-	gentle := !errors.Is(context.Cause(ctx), runner.ErrNow)
-	if gentle && within(done, w.cfg.Drain, w.aborted) {
-		return
-	}
-	if gentle {
-		w.stopAll(drained)
-		if within(done, grace+settleTime, w.aborted) {
+	if !errors.Is(context.Cause(ctx), runner.ErrNow) {
+		if within(done, w.cfg.Drain, w.aborted) {
 			return
+		}
+		if !closed(w.aborted) {
+			w.stopAll(drained)
+			if within(done, grace+settleTime, w.aborted) {
+				return
+			}
 		}
 	}
 	w.stopAll(aborted)
@@ -126,4 +127,13 @@ func within(done <-chan struct{}, d time.Duration, hurry <-chan struct{}) bool {
 	case <-hurry:
 	}
 	return false
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -69,8 +70,13 @@ func (w *world) newHost() *host {
 // cut cuts the host off from every port, or connects it again.
 func (h *host) cut(off bool) {
 	h.store.down.Store(off)
-	h.queue.down.Store(off)
 	h.blobs.down.Store(off)
+	h.queue.down.Store(off)
+	h.queue.mu.Lock()
+	defer h.queue.mu.Unlock()
+	if hangUp := h.queue.hangUp; off && hangUp != nil {
+		hangUp()
+	}
 }
 
 var errCut = errors.New("the line is cut")
@@ -121,14 +127,20 @@ type queueLink struct {
 	down    atomic.Bool
 	deletes atomic.Int32
 
-	mu    sync.Mutex
-	taken []string // receipts
+	mu     sync.Mutex
+	taken  []string           // receipts
+	hangUp context.CancelFunc // ends the receive that waits
 }
 
 func (l *queueLink) Receive(ctx context.Context, machine string, limit int, hide, wait time.Duration) ([]queue.Delivery, error) {
 	if l.down.Load() {
 		return nil, errCut
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	l.mu.Lock()
+	l.hangUp = cancel
+	l.mu.Unlock()
 	got, err := l.Queue.Receive(ctx, machine, limit, hide, wait)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -381,4 +393,44 @@ func (l *logged) count(s string) int {
 		}
 	}
 	return n
+}
+
+// logOf reads a stream of the promise's last attempt as a reader does: from
+// the record where it is whole there, else from the chunks, which must not
+// overlap.
+func (w *world) logOf(rec promise.Record, name string) string {
+	w.t.Helper()
+	s := rec.Outcome.Stdout
+	if name == "stderr" {
+		s = rec.Outcome.Stderr
+	}
+	if rec.Outcome.Version != 0 && int64(len(s.Tail)) == s.Size {
+		return string(s.Tail)
+	}
+	prefix := blob.LogPrefix(rec.ID, rec.Task.Version, name)
+	infos, err := w.blobs.List(w.t.Context(), prefix)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var all strings.Builder
+	next := int64(0)
+	for _, info := range infos {
+		offset, err := strconv.ParseInt(strings.TrimPrefix(info.Key, prefix), 10, 64)
+		if err != nil || offset < next {
+			w.t.Fatalf("chunk %s begins before %d (%v)", info.Key, next, err)
+		}
+		if offset > next {
+			all.WriteString("…")
+		}
+		src, err := w.blobs.Get(w.t.Context(), info.Key, 0)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		n, err := io.Copy(&all, src)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		next = offset + n
+	}
+	return all.String()
 }
