@@ -1,0 +1,120 @@
+package dispatch
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"modulate/internal/api"
+	"modulate/internal/blob"
+	"modulate/internal/promise"
+	"modulate/internal/queue"
+	"modulate/internal/store"
+)
+
+func newRequest(ctx context.Context) *http.Request {
+	return httptest.NewRequestWithContext(ctx, http.MethodPost, "/", nil)
+}
+
+// Each of these ports fails at one thing.
+type (
+	noCreate struct {
+		*store.Memory
+		err error
+	}
+	noMachines struct {
+		*queue.Memory
+		err error
+	}
+	noSend struct {
+		*queue.Memory
+		err error
+	}
+	noPut struct {
+		*blob.Memory
+		err error
+	}
+)
+
+// Create fails.
+func (p noCreate) Create(context.Context, promise.Record) error { return p.err }
+
+// Machines fails.
+func (p noMachines) Machines(context.Context) ([]string, error) { return nil, p.err }
+
+// Send fails.
+func (p noSend) Send(context.Context, string, []byte, time.Duration) error { return p.err }
+
+// Put fails.
+func (p noPut) Put(context.Context, string, io.Reader, int64, promise.Hash) error { return p.err }
+
+// What the ports say, and what the submitter hears.
+func TestSubmitFaults(t *testing.T) {
+	full, throttled := fmt.Errorf("writing: %w", store.ErrFull), fmt.Errorf("writing: %w", store.ErrThrottled)
+	tests := []struct {
+		name   string
+		breaks func(*world, error)
+		err    error
+		status int
+		is     error
+		after  string
+	}{
+		{"store throttled", func(w *world, err error) { w.engine.Store = noCreate{w.store, err} }, throttled, 429, store.ErrThrottled, "1"},
+		{"store full", func(w *world, err error) { w.engine.Store = noCreate{w.store, err} }, full, 507, store.ErrFull, ""},
+		{"store unknown", func(w *world, err error) { w.engine.Store = noCreate{w.store, err} }, errLine, 503, api.ErrUnavailable, "1"},
+		{"blobs full", func(w *world, err error) { w.engine.Blobs = noPut{w.blobs, err} }, blob.ErrFull, 507, blob.ErrFull, ""},
+		{"blobs unknown", func(w *world, err error) { w.engine.Blobs = noPut{w.blobs, err} }, errLine, 503, api.ErrUnavailable, "1"},
+		{"queues unknown", func(w *world, err error) { w.engine.Queue = noMachines{w.queue, err} }, errLine, 503, api.ErrUnavailable, "1"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			tt.breaks(w, tt.err)
+			w.open()
+			a := w.submit(call(nil))
+			refused(t, a, tt.is, "", "")
+			if a.status != tt.status || a.header.Get("Retry-After") != tt.after || w.records() != 0 {
+				t.Errorf("got %d, Retry-After %q, %d records", a.status, a.header.Get("Retry-After"), w.records())
+			}
+			if strings.Contains(a.body, "line is dead") {
+				t.Errorf("it tells what happened inside: %s", a.body)
+			}
+		})
+	}
+}
+
+// A message that could not be sent is the sweep's business, not the
+// submitter's.
+func TestSubmitUnsent(t *testing.T) {
+	w := newWorld(t)
+	w.engine.Queue = noSend{w.queue, errLine}
+	w.open()
+	if a := w.submit(named("x")); a.status != 201 || w.get("x").DueAt == 0 {
+		t.Errorf("got %d %s; due %d", a.status, a.body, w.get("x").DueAt)
+	}
+}
+
+// A machine that was seen once is known for good, its queues reachable or not.
+func TestMachinesAreLookedUpOnce(t *testing.T) {
+	w := newWorld(t)
+	q := &noMachines{Memory: w.queue}
+	m := machines{queue: q, seen: make(map[string]bool)}
+	refused := func(name string) bool { return m.check(t.Context(), name) != nil }
+	if !refused("cpu") || m.seen["cpu"] {
+		t.Error("a machine that nobody has is known")
+	}
+	m.queue = w.queue
+	if refused("cpu") {
+		t.Error("a machine with a queue is not known")
+	}
+	q.err = errLine
+	m.queue = q
+	if refused("cpu") {
+		t.Error("it is not known any more")
+	}
+}
