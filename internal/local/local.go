@@ -1,0 +1,120 @@
+// Package local opens a directory as a whole deployment of Modulate: what
+// `modulate dev`, `workerd --dir` and the CLI without a server stand on. Any
+// number of processes may have one directory open.
+//
+//	store.db    promises, queue and roster (package sqlite)
+//	blobs/      scripts, inputs, outputs (package fileblob)
+//	spool/W/    outcomes that worker W could not settle yet, and its lock
+//	dev.lock    held by the dev that serves the directory; says where
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"modulate/functions/router/dispatch"
+	"modulate/functions/status/read"
+	"modulate/internal/api"
+	"modulate/internal/blob"
+	"modulate/internal/blob/fileblob"
+	"modulate/internal/engine"
+	"modulate/internal/queue"
+	"modulate/internal/queue/sqlitequeue"
+	"modulate/internal/sqlite"
+	"modulate/internal/store/sqlitestore"
+)
+
+// Retention is how long a settled promise is kept. Blobs are kept for twice
+// the longest life of a promise and the retention after it, so that they
+// outlive whatever names them.
+const (
+	Retention     = 30 * 24 * time.Hour
+	blobRetention = 2 * (api.MaxDeadline + Retention)
+)
+
+// Config says what to open.
+type Config struct {
+	Dir string       // made if it is not there
+	Log *slog.Logger // nil: discarded
+}
+
+// Local is an open directory. Its fields are not changed; its methods may be
+// called from any goroutine.
+type Local struct {
+	Store  *sqlitestore.Store
+	Queue  queue.Queue
+	Blobs  blob.Blobs
+	Engine *engine.Engine
+
+	dir     string
+	log     *slog.Logger
+	db      *sqlite.DB
+	handler http.Handler
+}
+
+// Open opens the directory.
+func Open(ctx context.Context, cfg Config) (*Local, error) {
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the store's directory: %w", err)
+	}
+	blobs, err := fileblob.Open(filepath.Join(cfg.Dir, "blobs"))
+	if err != nil {
+		return nil, err
+	}
+	db, err := sqlite.Open(ctx, filepath.Join(cfg.Dir, "store.db"))
+	if err != nil {
+		return nil, err
+	}
+	l := &Local{
+		Store: sqlitestore.New(db), Queue: sqlitequeue.New(db), Blobs: blobs,
+		dir: cfg.Dir, log: cfg.Log, db: db,
+	}
+	if l.log == nil {
+		l.log = slog.New(slog.DiscardHandler)
+	}
+	l.Engine = &engine.Engine{Store: l.Store, Queue: l.Queue, Blobs: blobs, Log: l.log}
+	l.handler = api.Join(
+		dispatch.New(dispatch.Config{Engine: l.Engine, Roster: l.Store, Log: l.log}),
+		read.New(read.Config{Engine: l.Engine, Roster: l.Store, Log: l.log}),
+	)
+	return l, nil
+}
+
+// Handler serves the HTTP API: router and status in one.
+func (l *Local) Handler() http.Handler { return l.handler }
+
+// Close ends what Open has begun. What was handed to the queue is written
+// first.
+func (l *Local) Close() error { return l.db.Close() }
+
+// Maintain removes, once a day until ctx ends, what is older than its
+// retention. Doing so twice at once is harmless.
+func (l *Local) Maintain(ctx context.Context) {
+	const every = 24 * time.Hour
+	timer := time.NewTimer(time.Minute) // not while everything starts
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		if err := l.collect(ctx); err != nil && ctx.Err() == nil {
+			l.log.WarnContext(ctx, "what is past its retention was not all removed", "error", err)
+		}
+		timer.Reset(every)
+	}
+}
+
+func (l *Local) collect(ctx context.Context) error {
+	now := l.Engine.Time()
+	_, err := l.Store.Collect(ctx, now.Add(-Retention))
+	_, err2 := l.Blobs.Collect(ctx, now.Add(-blobRetention))
+	return errors.Join(err, err2)
+}
