@@ -19,19 +19,24 @@ type Job struct {
 	Script  func() (io.ReadCloser, error) // its content
 	Files   []File                        // laid beside it
 	Args    []string
-	Env     []string      // NAME=value: all that it sees, but for what the Runner adds (MODULATE_OUTPUT, HOME, TMPDIR, PATH)
-	Stdin   io.Reader     // nil: empty
-	Stdout  io.Writer     // gets the exact bytes, as they are written
-	Stderr  io.Writer     // likewise
+	Env     []string      // NAME=value: all that it sees, but for what the Runner adds (MODULATE_OUTPUT; HOME, PATH and TMPDIR unless they are here)
+	Stdin   io.Reader     // nil: empty. An error of it kills the script and is a Failed
+	Stdout  io.Writer     // gets the exact bytes, as they are written, by one goroutine; nil: nobody reads them
+	Stderr  io.Writer     // likewise, by another goroutine
 	Timeout time.Duration // of the run; 0: none
-	Grace   time.Duration // between SIGTERM and SIGKILL
+	Grace   time.Duration // between SIGTERM and SIGKILL; 0: DefaultGrace
 	// Collect reads what the script left in MODULATE_OUTPUT, after every
 	// process of it is dead and before the directory is removed. It follows
-	// nothing that the script planted. nil: nothing is collected.
+	// nothing that the script planted. It is not called for a script that was
+	// Killed or Failed. nil: nothing is collected.
 	Collect func(ctx context.Context, output *os.Root) error
 }
 
-// A File is an input.
+// DefaultGrace is the Grace of a Job that says none.
+const DefaultGrace = 5 * time.Second
+
+// A File is an input. Its name holds no slash and no control character, and is
+// neither the script's nor another file's.
 type File struct {
 	Name string
 	Open func() (io.ReadCloser, error)
@@ -56,9 +61,13 @@ type Result struct {
 	Signal syscall.Signal // when Signalled
 	Wall   time.Duration
 	CPU    time.Duration // user and system, of the script and the children it waited for
-	MaxRSS int64         // bytes, the largest single process
-	Err    error         // when Failed, or what went wrong while collecting
+	MaxRSS int64         // bytes, the largest single process; on Linux no less than the worker's own (exec inherits it)
+	Err    error         // when Failed; else what went wrong beside: an output that was not taken, collecting, removing
 }
+
+// ErrNotInstalled, in a Result that Failed, says that this machine lacks the
+// interpreter.
+var ErrNotInstalled = errors.New("not installed on this machine")
 
 // ErrNow as the cause of a cancelled context kills without grace.
 var ErrNow = errors.New("kill at once")

@@ -1,0 +1,290 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// DefaultPath is the PATH of scripts whose Exec says none.
+const DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// Exec runs jobs as processes of this machine, under the worker's own user.
+// It has no sandbox.
+//
+// A script sees three fresh directories: its working directory, which holds
+// the script and its inputs and nothing else, MODULATE_OUTPUT, and one that is
+// both HOME and TMPDIR. It leads a session of its own. When it has ended,
+// whatever else is left of it is killed: its process group everywhere; on
+// Linux also its session, and processes that left the session but still carry
+// its MODULATE_OUTPUT in their environment. On Linux a script dies with its
+// worker.
+type Exec struct {
+	Dir  string // where the jobs' directories are made; "": the system's
+	Path string // PATH of scripts; "": DefaultPath
+}
+
+var _ Runner = Exec{}
+
+// Run implements [Runner].
+func (e Exec) Run(ctx context.Context, job Job) (res Result) {
+	dir, err := newJobDir(e.Dir)
+	if err != nil {
+		return failed(err)
+	}
+	defer func() {
+		if err := dir.remove(); err != nil {
+			res.Err = errors.Join(res.Err, fmt.Errorf("removing the job's directory: %w", err))
+		}
+	}()
+	if err := dir.lay(ctx, job); err != nil {
+		if ctx.Err() != nil {
+			return Result{End: Killed}
+		}
+		return failed(err)
+	}
+	res = e.execute(ctx, job, dir)
+	if job.Collect != nil && res.End != Killed && res.End != Failed {
+		res.Err = errors.Join(res.Err, dir.collect(ctx, job.Collect))
+	}
+	return res
+}
+
+// execute runs what was laid out in dir to its end.
+func (e Exec) execute(ctx context.Context, job Job, dir jobDir) Result {
+	if ctx.Err() != nil {
+		return Result{End: Killed}
+	}
+	cmd, err := e.command(job, dir)
+	if err != nil {
+		return failed(err)
+	}
+	std, err := openStreams(job)
+	if err != nil {
+		return failed(err)
+	}
+	cmd.files = std.child()
+	p, err := start(cmd)
+	std.closeChild()
+	if err != nil {
+		std.abandon()
+		return failed(fmt.Errorf("starting %s: %w", cmd.argv[0], err))
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	std.begin(func(err error) { cancel(&inputError{err}) })
+	end := p.supervise(ctx, job)
+	errStreams := std.end()
+
+	var input *inputError
+	if end == Killed && errors.As(context.Cause(ctx), &input) {
+		return failed(input)
+	}
+	return p.result(end, errStreams)
+}
+
+func failed(err error) Result { return Result{End: Failed, Err: err} }
+
+// An inputError ends a script that cannot be given its whole input.
+type inputError struct{ err error }
+
+func (e *inputError) Error() string        { return "reading the script's stdin: " + e.err.Error() }
+func (e *inputError) Unwrap() error        { return e.err }
+func (e *inputError) Is(target error) bool { return target == ErrNow }
+
+// A command is what a process is started from.
+type command struct {
+	path   string // of the executable
+	argv   []string
+	dir    string
+	env    []string
+	marker string // an entry of env that no other job has
+	files  []uintptr
+}
+
+func (e Exec) command(job Job, dir jobDir) (command, error) {
+	script := job.Name
+	if len(job.Command) == 0 || strings.HasPrefix(script, "-") {
+		script = "./" + script // never looked up, never a flag
+	}
+	c := command{dir: dir.work(), marker: "MODULATE_OUTPUT=" + dir.output()}
+	c.argv = append(append(append(c.argv, job.Command...), script), job.Args...)
+	c.path = c.argv[0]
+	if len(job.Command) > 0 && !strings.Contains(c.path, "/") {
+		path, err := exec.LookPath(c.path)
+		if err != nil {
+			return command{}, fmt.Errorf("%s is %w", c.path, ErrNotInstalled)
+		}
+		c.path = path
+	}
+	c.env = environ(job.Env, c.marker, []string{"HOME=" + dir.tmp(), "PATH=" + e.path(), "TMPDIR=" + dir.tmp()})
+	return c, nil
+}
+
+// environ puts the marker first, where it is found soonest, then the defaults
+// that are not given, then what is given.
+func environ(given []string, marker string, defaults []string) []string {
+	env := append(make([]string, 0, 1+len(defaults)+len(given)), marker)
+	has := func(list []string, entry string) bool {
+		name := entry[:strings.IndexByte(entry, '=')+1]
+		for _, g := range list {
+			if strings.HasPrefix(g, name) {
+				return true
+			}
+		}
+		return false
+	}
+	for _, d := range defaults {
+		if !has(given, d) {
+			env = append(env, d)
+		}
+	}
+	for _, g := range given {
+		if !strings.HasPrefix(g, "MODULATE_OUTPUT=") {
+			env = append(env, g)
+		}
+	}
+	return env
+}
+
+func (e Exec) path() string {
+	if e.Path != "" {
+		return e.Path
+	}
+	return DefaultPath
+}
+
+// start starts cmd from a thread that lives as long as the process does: on
+// Linux the process is killed when that thread ends.
+func start(cmd command) (*process, error) {
+	p := &process{exited: make(chan struct{}), done: make(chan struct{})}
+	started := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		p.begin = time.Now()
+		var err error
+		p.pid, err = cmd.forkExec()
+		started <- err
+		if err == nil {
+			p.wait(cmd.marker)
+			close(p.done)
+		}
+	}()
+	if err := <-started; err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// forkExec starts the process. A script that was just written may be held open
+// for writing by a process that another goroutine is forking at this moment;
+// it is over when that one has executed (golang.org/issue/22315).
+func (c command) forkExec() (pid int, err error) {
+	attr := &syscall.ProcAttr{Dir: c.dir, Env: c.env, Files: c.files, Sys: sysProcAttr()}
+	for range 100 {
+		pid, err = syscall.ForkExec(c.path, c.argv, attr)
+		if !errors.Is(err, syscall.ETXTBSY) {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return pid, err
+}
+
+// supervise returns when the process and all that it started are dead, and
+// says why it ended: Exited stands for its own doing.
+func (p *process) supervise(ctx context.Context, job Job) End {
+	var timeout <-chan time.Time
+	if job.Timeout > 0 {
+		timer := time.NewTimer(job.Timeout)
+		defer timer.Stop()
+		timeout = timer.C
+	}
+	end := Exited
+	select {
+	case <-p.exited:
+	case <-timeout:
+		end = TimedOut
+	case <-ctx.Done():
+		end = Killed
+	}
+	select {
+	case <-p.exited: // it was faster
+		end = Exited
+	default:
+		p.stop(ctx, end, job.Grace)
+	}
+	<-p.done
+	return end
+}
+
+// stop asks the process group to end and, after grace or at ErrNow, makes it.
+func (p *process) stop(ctx context.Context, end End, grace time.Duration) {
+	if grace == 0 {
+		grace = DefaultGrace
+	}
+	now := func() bool { return errors.Is(context.Cause(ctx), ErrNow) }
+	if !now() {
+		p.signal(syscall.SIGTERM)
+		p.signal(syscall.SIGCONT) // it may be stopped
+		p.await(ctx, end, grace)
+	}
+	p.signal(syscall.SIGKILL)
+}
+
+// await returns when the process has ended, when grace is over, or when a run
+// that had timed out is now to be killed at once.
+func (p *process) await(ctx context.Context, end End, grace time.Duration) {
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	var canceled <-chan struct{}
+	if end == TimedOut {
+		canceled = ctx.Done()
+	}
+	for {
+		select {
+		case <-p.exited:
+			return
+		case <-timer.C:
+			return
+		case <-canceled:
+			if errors.Is(context.Cause(ctx), ErrNow) {
+				return
+			}
+			canceled = nil
+		}
+	}
+}
+
+// result says how the process ended; end is why, as supervise has it.
+func (p *process) result(end End, err error) Result {
+	res := Result{
+		End:    end,
+		Wall:   p.wall,
+		CPU:    time.Duration(p.usage.Utime.Nano() + p.usage.Stime.Nano()),
+		MaxRSS: int64(p.usage.Maxrss) * maxRSSUnit,
+		Err:    errors.Join(p.err, err),
+	}
+	if end == Exited && p.status.Signaled() {
+		res.End, res.Signal = Signalled, p.status.Signal()
+	} else if end == Exited {
+		res.Code = p.status.ExitStatus()
+	}
+	return res
+}
+
+// tempDir is where the jobs' directories are made.
+func tempDir(dir string) (string, error) {
+	if dir == "" {
+		dir = os.TempDir()
+	}
+	return filepath.Abs(dir)
+}

@@ -1,0 +1,328 @@
+package runner_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"modulate/workerd/runner"
+)
+
+// TestMain runs this binary as a worker of its own, where a test asks for one
+// that it can kill.
+func TestMain(m *testing.M) {
+	if dir := os.Getenv("RUNNER_WORKER"); dir != "" {
+		runner.Exec{Dir: dir}.Run(context.Background(), job("sh", "echo $$; exec sleep 600", func(j *runner.Job) { j.Stdout = os.Stdout }))
+		os.Exit(1)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// job is a script for command, with its words parted by spaces.
+func job(command, script string, edit ...func(*runner.Job)) runner.Job {
+	j := runner.Job{
+		Command: strings.Fields(command),
+		Name:    "script",
+		Script:  text(script),
+		Grace:   10 * time.Second,
+	}
+	for _, e := range edit {
+		e(&j)
+	}
+	return j
+}
+
+func text(s string) func() (io.ReadCloser, error) {
+	return func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(s)), nil }
+}
+
+// ran is what a run came to.
+type ran struct {
+	runner.Result
+	out, errs string
+	took      time.Duration
+}
+
+// run runs a job in a directory of its own, which must be empty again.
+func run(t *testing.T, j runner.Job) ran {
+	t.Helper()
+	return runIn(t, t.Context(), j)
+}
+
+func runIn(t *testing.T, ctx context.Context, j runner.Job) (r ran) {
+	t.Helper()
+	exe := runner.Exec{Dir: t.TempDir()}
+	var out, errs bytes.Buffer
+	if j.Stdout == nil {
+		j.Stdout = &out
+	}
+	if j.Stderr == nil {
+		j.Stderr = &errs
+	}
+	begin := time.Now()
+	r.Result = exe.Run(ctx, j)
+	r.took, r.out, r.errs = time.Since(begin), out.String(), errs.String()
+	if left := names(t, exe.Dir); len(left) != 0 {
+		t.Errorf("left behind: %q", left)
+	}
+	return r
+}
+
+func names(t *testing.T, dir string) (all []string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		all = append(all, e.Name())
+	}
+	return all
+}
+
+// good fails unless the script ended with exit code 0.
+func good(t *testing.T, r ran) {
+	t.Helper()
+	if r.End != runner.Exited || r.Code != 0 || r.Err != nil {
+		t.Fatalf("%+v\nstdout %q\nstderr %q", r.Result, r.out, r.errs)
+	}
+}
+
+const python = "python3 -I -S"
+
+func TestExactBytes(t *testing.T) {
+	const script = `
+import sys
+data = bytes(range(256)) * 1000
+sys.stdout.buffer.write(data)
+sys.stderr.buffer.write(data[::-1] + sys.stdin.buffer.read())
+print(sys.argv[1:], end='')`
+	stdin := "\x00\xff\r\n"
+	r := run(t, job(python, script, func(j *runner.Job) {
+		j.Args = []string{"a b", "", "-c", "ü"}
+		j.Stdin = strings.NewReader(stdin)
+	}))
+	good(t, r)
+	var data []byte
+	for range 1000 {
+		for b := range 256 {
+			data = append(data, byte(b))
+		}
+	}
+	if want := string(data) + "['a b', '', '-c', 'ü']"; r.out != want {
+		t.Errorf("stdout is %d bytes, want %d", len(r.out), len(want))
+	}
+	slices.Reverse(data)
+	if want := string(data) + stdin; r.errs != want {
+		t.Errorf("stderr is %d bytes, want %d", len(r.errs), len(want))
+	}
+}
+
+func TestEnds(t *testing.T) {
+	for script, want := range map[string]runner.Result{
+		"exit 0":          {End: runner.Exited},
+		"exit 3":          {End: runner.Exited, Code: 3},
+		"exit 255":        {End: runner.Exited, Code: 255},
+		"kill -KILL $$":   {End: runner.Signalled, Signal: syscall.SIGKILL},
+		"kill -TERM $$":   {End: runner.Signalled, Signal: syscall.SIGTERM},
+		"kill -SEGV $$":   {End: runner.Signalled, Signal: syscall.SIGSEGV},
+		"exec >&- 2>&-":   {End: runner.Exited},
+		"kill -KILL 0; :": {End: runner.Signalled, Signal: syscall.SIGKILL},
+	} {
+		t.Run(script, func(t *testing.T) {
+			r := run(t, job("sh", script))
+			if r.End != want.End || r.Code != want.Code || r.Signal != want.Signal || r.Err != nil {
+				t.Errorf("%+v, want %+v", r.Result, want)
+			}
+		})
+	}
+}
+
+func TestTimeout(t *testing.T) {
+	r := run(t, job("sh", `trap 'echo term; exit 0' TERM; echo up; sleep 600 & wait`, func(j *runner.Job) { j.Timeout = 100 * time.Millisecond }))
+	if r.End != runner.TimedOut || r.out != "up\nterm\n" || r.Wall < 100*time.Millisecond || r.took > 9*time.Second {
+		t.Errorf("%+v, stdout %q, took %v", r.Result, r.out, r.took)
+	}
+}
+
+func TestGraceThenKill(t *testing.T) {
+	r := run(t, job("sh", `trap '' TERM; sleep 600 & sleep 600 & wait; wait; wait; sleep 600`, func(j *runner.Job) {
+		j.Timeout, j.Grace = 50*time.Millisecond, 100*time.Millisecond
+	}))
+	if r.End != runner.TimedOut || r.Wall < 150*time.Millisecond || r.took > 9*time.Second {
+		t.Errorf("%+v, took %v", r.Result, r.took)
+	}
+}
+
+// A script that is stopped still gets its SIGTERM.
+func TestStoppedScript(t *testing.T) {
+	r := run(t, job("sh", `trap 'echo term; exit 0' TERM; kill -STOP $$; sleep 600 & wait`, func(j *runner.Job) { j.Timeout = 100 * time.Millisecond }))
+	if r.End != runner.TimedOut || r.out != "term\n" {
+		t.Errorf("%+v, stdout %q", r.Result, r.out)
+	}
+}
+
+// signalWriter calls f at the first write.
+type signalWriter struct {
+	bytes.Buffer
+	once sync.Once
+	f    func()
+}
+
+func (w *signalWriter) Write(p []byte) (int, error) {
+	w.once.Do(w.f)
+	return w.Buffer.Write(p)
+}
+
+func TestCancel(t *testing.T) {
+	for name, c := range map[string]struct {
+		cause error
+		want  string
+	}{
+		"with grace": {errors.New("drain"), "up\nterm\n"},
+		"at once":    {fmt.Errorf("lease lost: %w", runner.ErrNow), "up\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancelCause(t.Context())
+			out := &signalWriter{f: func() { cancel(c.cause) }}
+			collected := false
+			r := runIn(t, ctx, job("sh", `trap 'echo term; exit 0' TERM; echo up; sleep 600 & wait`, func(j *runner.Job) {
+				j.Stdout = out
+				j.Collect = func(context.Context, *os.Root) error { collected = true; return nil }
+			}))
+			if r.End != runner.Killed || out.String() != c.want || r.took > 9*time.Second {
+				t.Errorf("%+v, stdout %q, took %v", r.Result, out.String(), r.took)
+			}
+			if collected {
+				t.Error("collected from a script that was killed")
+			}
+		})
+	}
+}
+
+// ErrNow cuts the grace of a run that had timed out short.
+func TestNowDuringGrace(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	n := 0
+	out := writerFunc(func(p []byte) (int, error) {
+		if n++; n == 2 {
+			cancel(runner.ErrNow)
+		}
+		return len(p), nil
+	})
+	r := runIn(t, ctx, job("sh", `trap 'echo term' TERM; echo up; while :; do sleep 0.01; done`, func(j *runner.Job) {
+		j.Timeout, j.Stdout = 100*time.Millisecond, out
+	}))
+	if r.End != runner.TimedOut || r.took > 9*time.Second {
+		t.Errorf("%+v, took %v", r.Result, r.took)
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+func TestCancelBeforeStart(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	ran := filepath.Join(t.TempDir(), "ran")
+	j := job("sh", "touch "+ran)
+	j.Files = []runner.File{{Name: "data", Open: func() (io.ReadCloser, error) { cancel(); return text("x")() }}}
+	if r := runIn(t, ctx, j); r.End != runner.Killed {
+		t.Errorf("cancelled while its input is fetched: %+v", r.Result)
+	}
+	if r := runIn(t, ctx, job("sh", "touch "+ran)); r.End != runner.Killed {
+		t.Errorf("cancelled before: %+v", r.Result)
+	}
+	if _, err := os.Stat(ran); err == nil {
+		t.Error("the script ran")
+	}
+}
+
+func TestUsage(t *testing.T) {
+	const script = `
+import time
+x = bytearray(128 << 20)
+for i in range(0, len(x), 4096): x[i] = 1
+end = time.process_time() + 0.1
+while time.process_time() < end: pass`
+	r := run(t, job(python, script))
+	good(t, r)
+	if r.CPU < 100*time.Millisecond || r.Wall < r.CPU/2 || r.Wall > r.took {
+		t.Errorf("cpu %v, wall %v, of %v", r.CPU, r.Wall, r.took)
+	}
+	if r.MaxRSS < 128<<20 || r.MaxRSS > 512<<20 {
+		t.Errorf("max rss %d bytes", r.MaxRSS)
+	}
+}
+
+func TestNotInstalled(t *testing.T) {
+	r := run(t, job("no-such-interpreter -x", ""))
+	if r.End != runner.Failed || !errors.Is(r.Err, runner.ErrNotInstalled) || !strings.Contains(r.Err.Error(), "no-such-interpreter") {
+		t.Errorf("%+v", r.Result)
+	}
+	for _, script := range []string{"", "#!/no/such/interpreter\n", "\x7fELF nonsense"} {
+		r := run(t, job("", script))
+		if r.End != runner.Failed || r.Err == nil || !strings.Contains(r.Err.Error(), "starting ./script") {
+			t.Errorf("binary %q: %+v", script, r.Result)
+		}
+	}
+}
+
+// A thousand runs, eight at a time, of freshly written executables: none fails
+// because another run's fork holds its script open, and nothing piles up.
+func TestThousandRuns(t *testing.T) {
+	dir := t.TempDir()
+	exe := runner.Exec{Dir: dir}
+	exe.Run(t.Context(), job("", "#!/bin/sh\n")) // what the first run opens for good is not a leak
+	fds, goroutines := openFiles(t), runtime.NumGoroutine()
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 125 {
+				var out bytes.Buffer
+				r := exe.Run(t.Context(), job("", "#!/bin/sh\necho hello $0\n", func(j *runner.Job) {
+					j.Stdout, j.Stdin = &out, strings.NewReader("never read")
+				}))
+				if r.End != runner.Exited || r.Code != 0 || r.Err != nil || out.String() != "hello ./script\n" {
+					t.Errorf("%+v, stdout %q", r, out.String())
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if left := names(t, dir); len(left) != 0 {
+		t.Errorf("%d directories left, such as %s", len(left), left[0])
+	}
+	if now := openFiles(t); now > fds {
+		t.Errorf("%d open descriptors, %d before", now, fds)
+	}
+	if _, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil); err != syscall.ECHILD {
+		t.Errorf("children are left: %v", err)
+	}
+	for begin := time.Now(); time.Since(begin) < 5*time.Second; runtime.Gosched() { // one that has done its work needs a moment to be gone
+		if runtime.NumGoroutine() <= goroutines {
+			return
+		}
+	}
+	t.Errorf("%d goroutines, %d before", runtime.NumGoroutine(), goroutines)
+}
+
+// openFiles counts the descriptors of this process.
+func openFiles(t *testing.T) int {
+	t.Helper()
+	return len(names(t, "/dev/fd"))
+}

@@ -1,0 +1,46 @@
+package runner
+
+import (
+	"sync"
+	"syscall"
+	"time"
+)
+
+// A process is a running script, the leader of its session and of its process
+// group.
+type process struct {
+	pid    int
+	begin  time.Time
+	exited chan struct{} // closed when the leader has ended
+	done   chan struct{} // closed when all that it started is dead, and it is reaped
+
+	mu     sync.Mutex
+	reaped bool // its number may be another's
+
+	// Set before done is closed.
+	wall   time.Duration
+	status syscall.WaitStatus
+	usage  syscall.Rusage
+	err    error
+}
+
+// signal sends sig to the process group, if it can be sure whose it is.
+func (p *process) signal(sig syscall.Signal) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.reaped {
+		syscall.Kill(-p.pid, sig) // fails when nobody is left
+	}
+}
+
+// reap takes the leader's status and gives its number up.
+func (p *process) reap() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.reaped = true
+	for {
+		if _, err := syscall.Wait4(p.pid, &p.status, 0, &p.usage); err != syscall.EINTR {
+			return err
+		}
+	}
+}

@@ -1,0 +1,117 @@
+package runner_test
+
+import (
+	"errors"
+	"io"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	"modulate/workerd/runner"
+)
+
+// counter counts bytes.
+type counter int64
+
+func (c *counter) Write(p []byte) (int, error) {
+	*c += counter(len(p))
+	return len(p), nil
+}
+
+func TestFlood(t *testing.T) {
+	const size = 100 << 20
+	var out counter
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	good(t, run(t, job("sh", "head -c "+strconv.Itoa(size)+" /dev/zero", func(j *runner.Job) { j.Stdout = &out })))
+	runtime.ReadMemStats(&after)
+	if out != size {
+		t.Errorf("%d bytes came, want %d", out, size)
+	}
+	if grown := after.TotalAlloc - before.TotalAlloc; grown > 2<<20 {
+		t.Errorf("%d bytes were allocated", grown)
+	}
+}
+
+// A writer that takes no more does not stop the script.
+func TestWriterFails(t *testing.T) {
+	full := errors.New("full")
+	r := run(t, job("sh", "head -c 1000000 /dev/zero; exit 3", func(j *runner.Job) {
+		j.Stdout = writerFunc(func([]byte) (int, error) { return 0, full })
+	}))
+	if r.End != runner.Exited || r.Code != 3 || !errors.Is(r.Err, full) {
+		t.Errorf("%+v", r.Result)
+	}
+}
+
+// A slow writer gets all that is in the pipe when the script is long dead.
+func TestSlowWriter(t *testing.T) {
+	var out strings.Builder
+	slow := writerFunc(func(p []byte) (int, error) {
+		time.Sleep(150 * time.Millisecond) // longer than a dead script's pipe is listened to
+		return out.Write(p)
+	})
+	good(t, run(t, job("sh", "head -c 60000 /dev/zero", func(j *runner.Job) { j.Stdout = slow })))
+	if out.Len() != 60000 {
+		t.Errorf("%d bytes came, want 60000", out.Len())
+	}
+}
+
+// A process that nobody can find keeps the pipe open: it is left behind, and
+// the run ends all the same.
+func TestPipeHeldByStranger(t *testing.T) {
+	r := run(t, job("sh", `env -i setsid sh -c 'env -i setsid sleep 600 & echo $!'; sleep 0.05; echo end`))
+	good(t, r)
+	pid, rest, _ := strings.Cut(r.out, "\n")
+	if rest != "end\n" || r.took > 9*time.Second {
+		t.Errorf("stdout %q, took %v", r.out, r.took)
+	}
+	n, err := strconv.Atoi(pid)
+	if err != nil || n < 2 {
+		t.Fatalf("no pid: %v", err)
+	}
+	if err := syscall.Kill(n, syscall.SIGKILL); err != nil {
+		t.Errorf("the stranger was not there: %v", err)
+	}
+}
+
+func TestStdin(t *testing.T) {
+	endless := iotest.OneByteReader(zeros{})
+	r := run(t, job("sh", "head -c 3 >/dev/null; echo enough", func(j *runner.Job) { j.Stdin = endless }))
+	if good(t, r); r.out != "enough\n" {
+		t.Errorf("stdout %q", r.out)
+	}
+	if r := run(t, job("cat", "", func(j *runner.Job) { j.Args = []string{"-"} })); r.Code != 0 || r.out != "" {
+		t.Errorf("without a stdin: %+v %q", r.Result, r.out)
+	}
+	large := strings.Repeat("0123456789", 100_000)
+	r = run(t, job("sh", "cat", func(j *runner.Job) { j.Stdin = strings.NewReader(large) }))
+	if good(t, r); r.out != large {
+		t.Errorf("%d bytes came back of %d", len(r.out), len(large))
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+// A script whose stdin cannot be had whole does not end well.
+func TestStdinFails(t *testing.T) {
+	broken := errors.New("broken")
+	src := io.MultiReader(strings.NewReader("half"), iotest.ErrReader(broken))
+	r := run(t, job("sh", "cat >/dev/null; echo end", func(j *runner.Job) { j.Stdin = src }))
+	if r.End != runner.Failed || !errors.Is(r.Err, broken) || r.out != "" {
+		t.Errorf("%+v, stdout %q", r.Result, r.out)
+	}
+}
+
+// A source that never answers does not keep a script that has ended.
+func TestStdinHangs(t *testing.T) {
+	src, w := io.Pipe()
+	defer w.Close() // lets the reader go
+	good(t, run(t, job("sh", "exit 0", func(j *runner.Job) { j.Stdin = src })))
+}

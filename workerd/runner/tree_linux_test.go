@@ -1,0 +1,201 @@
+package runner_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"modulate/workerd/runner"
+)
+
+// offspring starts every kind of process that may outlive a script and prints
+// their numbers, then "up".
+const offspring = `
+import os, sys, time
+def child(*steps):
+    r, w = os.pipe()
+    if os.fork() == 0:
+        for step in steps: step()
+        os.write(w, b'%d\n' % os.getpid())
+        os.close(w)
+        while True: time.sleep(600)
+    os.close(w)
+    os.write(1, os.read(r, 100))
+    os.close(r)
+def again():
+    if os.fork(): os._exit(0)
+def quiet():
+    null = os.open('/dev/null', os.O_RDWR)
+    for fd in (0, 1, 2): os.dup2(null, fd)
+    os.chdir('/')
+def deaf():
+    import signal
+    for s in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT): signal.signal(s, signal.SIG_IGN)
+child()
+child(lambda: os.setpgid(0, 0))
+child(os.setsid)
+child(os.setsid, again, quiet)
+child(again, os.setsid, again, os.setsid, deaf)
+child(deaf, again, os.setsid, lambda: os.execvpe('sh', ['sh', '-c', 'echo $$; exec sleep 600'], os.environ) )
+`
+
+// TestNothingLives checks the tree however the script ends.
+func TestNothingLives(t *testing.T) {
+	for name, c := range map[string]struct {
+		end  string
+		edit func(*runner.Job)
+		want runner.End
+	}{
+		"end":          {"", nil, runner.Exited},
+		"long run":     {"time.sleep(1.1)", nil, runner.Exited}, // looks through all of /proc
+		"exit code":    {"os._exit(3)", nil, runner.Exited},
+		"signal":       {"os.kill(os.getpid(), 9)", nil, runner.Signalled},
+		"timeout":      {"time.sleep(600)", func(j *runner.Job) { j.Timeout = 300 * time.Millisecond }, runner.TimedOut},
+		"group killed": {"os.kill(0, 9)", nil, runner.Signalled},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			j := job(python, offspring+c.end)
+			if c.edit != nil {
+				c.edit(&j)
+			}
+			r := run(t, j)
+			if r.End != c.want || r.Err != nil {
+				t.Errorf("%+v\nstderr %s", r.Result, r.errs)
+			}
+			allDead(t, r.out, 6)
+		})
+	}
+	t.Run("cancel", func(t *testing.T) {
+		t.Parallel()
+		ctx, cancel := context.WithCancelCause(t.Context())
+		out := &signalWriter{f: func() {}}
+		lines := 0
+		r := runIn(t, ctx, job(python, offspring+"time.sleep(600)", func(j *runner.Job) {
+			j.Stdout = writerFunc(func(p []byte) (int, error) {
+				if lines += strings.Count(string(p), "\n"); lines == 6 {
+					cancel(errors.New("cancelled"))
+				}
+				return out.Write(p)
+			})
+		}))
+		if r.End != runner.Killed || r.Err != nil {
+			t.Errorf("%+v\nstderr %s", r.Result, r.errs)
+		}
+		allDead(t, out.String(), 6)
+	})
+}
+
+// allDead fails unless text is the numbers of want processes that are dead.
+func allDead(t *testing.T, text string, want int) {
+	t.Helper()
+	pids := strings.Fields(text)
+	if len(pids) != want {
+		t.Errorf("%d processes, want %d: %q", len(pids), want, text)
+	}
+	for _, pid := range pids {
+		if alive(pid) {
+			t.Errorf("process %s lives", pid)
+		}
+	}
+}
+
+// alive reports whether there is such a process, a zombie apart.
+func alive(pid string) bool {
+	stat, err := os.ReadFile("/proc/" + pid + "/stat")
+	if err != nil {
+		return false
+	}
+	_, state, _ := strings.Cut(string(stat), ") ")
+	return !strings.HasPrefix(state, "Z")
+}
+
+// A child of a daemon is found by its parent, though it hides its own session
+// and environment.
+func TestHiddenChild(t *testing.T) {
+	r := run(t, job("sh", `setsid sh -c 'env -i setsid sleep 600 & echo $!; echo $$; sleep 600' & sleep 0.2`))
+	good(t, r)
+	allDead(t, r.out, 2)
+}
+
+// A process that lives on by forking and ending itself is caught.
+func TestHopper(t *testing.T) {
+	const script = `
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    end = time.time() + 60
+    while time.time() < end:
+        if os.fork(): os._exit(0)
+        os.setsid()
+time.sleep(0.05)`
+	r := run(t, job(python, script))
+	good(t, r)
+	if r.took > 8*time.Second {
+		t.Errorf("took %v", r.took)
+	}
+}
+
+// A process whose first thread has ended is a zombie by its state, and lives.
+func TestZombieLeader(t *testing.T) {
+	const script = `
+import ctypes, os, threading, time
+if os.fork() == 0:
+    os.setpgid(0, 0)
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    os.write(1, b'%d\n' % os.getpid())
+    ctypes.CDLL(None).pthread_exit(None)
+time.sleep(0.3)`
+	r := run(t, job("python3 -I", script))
+	good(t, r)
+	pid := strings.TrimSpace(r.out)
+	if _, err := os.Stat("/proc/" + pid + "/task"); err != nil {
+		return
+	}
+	tasks, err := os.ReadDir("/proc/" + pid + "/task")
+	if err == nil && len(tasks) > 1 {
+		t.Errorf("process %s has %d threads", pid, len(tasks))
+	}
+}
+
+// A worker that is killed takes its script along.
+func TestWorkerKilled(t *testing.T) {
+	worker := exec.Command(os.Args[0])
+	worker.Env = append(os.Environ(), "RUNNER_WORKER="+t.TempDir())
+	worker.Stderr = os.Stderr
+	out, err := worker.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := worker.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(line))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		t.Fatalf("the script does not run: %v", err)
+	}
+	defer unix.Close(fd)
+	if err := worker.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 10_000); n != 1 {
+		t.Errorf("the script lives on its worker's death: %v", err)
+	}
+	worker.Wait()
+}
