@@ -42,7 +42,7 @@ func TestPackagesAreNamedAndDescribed(t *testing.T) {
 
 func TestSizes(t *testing.T) {
 	for _, src := range sources(t) {
-		if n := src.fset.Position(src.file.End()).Line; !src.test && n > maxFileLines {
+		if n := src.fset.Position(src.file.End()).Line; !src.forTests() && n > maxFileLines {
 			t.Errorf("%s has %d lines, more than %d", src.path, n, maxFileLines)
 		}
 		ast.Inspect(src.file, func(n ast.Node) bool {
@@ -64,7 +64,7 @@ func (s source) checkFunc(t *testing.T, f *ast.FuncDecl) {
 	if f.Name.Name == "init" && f.Recv == nil {
 		t.Errorf("%s: func init; make what it sets up a value that is passed", at)
 	}
-	if s.test {
+	if s.forTests() {
 		return
 	}
 	if n := s.fset.Position(f.End()).Line - at.Line + 1; n > maxFuncLines {
@@ -75,8 +75,12 @@ func (s source) checkFunc(t *testing.T, f *ast.FuncDecl) {
 	}
 }
 
+// forTests reports whether only tests use the file: its own package's, or a
+// suite's.
+func (s source) forTests() bool { return s.test || strings.HasSuffix(path.Base(s.pkg), "test") }
+
 // TestCalls keeps what ends the process or reads its surroundings in main.go,
-// and waiting for time to pass out of everything.
+// and waiting for time to pass out of tests.
 func TestCalls(t *testing.T) {
 	onlyMain := map[string][]string{
 		"os":  {"Exit", "Getenv", "LookupEnv", "Environ"},
@@ -85,7 +89,7 @@ func TestCalls(t *testing.T) {
 	for _, src := range sources(t) {
 		virtual := slices.Contains(src.imports(), "testing/synctest") // there a sleep takes no time
 		for _, at := range src.uses("time", "Sleep") {
-			if !virtual {
+			if src.forTests() && !virtual {
 				t.Errorf("%s: time.Sleep; wait for a signal, or in testing/synctest", at)
 			}
 		}
