@@ -1,6 +1,7 @@
 package read
 
 import (
+	"cmp"
 	"net/url"
 	"slices"
 	"strconv"
@@ -78,7 +79,7 @@ func since(s string) (promise.Time, error) {
 func known(v url.Values, names ...string) error {
 	for name, values := range v {
 		if !slices.Contains(names, name) {
-			return api.Invalid(name, "unknown parameter %q; known are: %s", name, strings.Join(names, ", "))
+			return api.Invalid(name, "unknown parameter %q; known are: %s", name, cmp.Or(strings.Join(names, ", "), "none"))
 		}
 		if len(values) > 1 {
 			return api.Invalid(name, "%s is given %d times: give it once", name, len(values))

@@ -65,6 +65,9 @@ func New(c Config) http.Handler {
 
 // get shows a promise, after a wait if one was asked for and it is pending.
 func (rd *reader) get(r *api.Request) (api.Answer, error) {
+	if err := known(r.URL.Query()); err != nil {
+		return api.Answer{}, err
+	}
 	watch := rd.Engine.Watch(r.PathValue("id"))
 	defer watch.Stop()
 	rec, err := rd.Own(r.Context(), r.Caller, r.PathValue("id"))
