@@ -1,0 +1,3 @@
+package sqlitestore_test
+
+func beChild(string) int { return 0 }
