@@ -48,7 +48,7 @@ func large(ctx context.Context, w io.Writer) error {
 	return compare(ctx, w, a, b)
 }
 
-func compare(ctx context.Context, w io.Writer, empty, full *server) error {
+func compare(ctx context.Context, w io.Writer, empty, full *process) error {
 	small, large := newSubmitter(empty.url, 1, noopSource), newSubmitter(full.url, 1, noopSource)
 	const calls = 500
 	v, err := each(func() ([]float64, error) {

@@ -42,7 +42,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	case args[0] == "echo" && len(args) == 1:
 		return serveEcho(ctx, ready)
 	case (args[0] == "noop" || args[0] == "exec") && len(args) == 3:
-		return serve(ctx, args[0] == "noop", args[1], args[2], ready)
+		return serve(ctx, args[0], args[1], args[2], ready)
 	}
 	return fmt.Errorf("what to measure? bench [large], not %q", args)
 }

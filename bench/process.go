@@ -12,14 +12,14 @@ import (
 	"time"
 )
 
-// server is a process under test.
-type server struct {
+// process is a server under test.
+type process struct {
 	url string
 	cmd *exec.Cmd
 }
 
 // startServer starts this program again as a server on dir.
-func startServer(ctx context.Context, kind, dir string, slots int) (*server, error) {
+func startServer(ctx context.Context, kind, dir string, slots int) (*process, error) {
 	return startProcess(ctx, kind, dir, strconv.Itoa(slots))
 }
 
@@ -32,7 +32,7 @@ func start(ctx context.Context, kind string) (url string, stop func(), err error
 	return s.url, s.stop, nil
 }
 
-func startProcess(ctx context.Context, args ...string) (*server, error) {
+func startProcess(ctx context.Context, args ...string) (*process, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -47,7 +47,7 @@ func startProcess(ctx context.Context, args ...string) (*server, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	s := &server{cmd: cmd}
+	s := &process{cmd: cmd}
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
 		s.stop()
@@ -59,13 +59,13 @@ func startProcess(ctx context.Context, args ...string) (*server, error) {
 }
 
 // stop ends the process and waits for it.
-func (s *server) stop() {
+func (s *process) stop() {
 	s.cmd.Process.Signal(os.Interrupt)
 	s.cmd.Wait()
 }
 
 // peakMiB returns the largest resident set that the process ever had.
-func (s *server) peakMiB() (float64, error) {
+func (s *process) peakMiB() (float64, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
 	if err != nil {
 		return 0, err
@@ -81,7 +81,7 @@ func (s *server) peakMiB() (float64, error) {
 
 // cpu returns the time on the processor of all threads of the process, which
 // the kernel counts in nanoseconds (/proc/pid/task/tid/schedstat).
-func (s *server) cpu() (time.Duration, error) {
+func (s *process) cpu() (time.Duration, error) {
 	pid := s.cmd.Process.Pid
 	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 	if err != nil {
