@@ -35,7 +35,7 @@ func (w *world) sweeper() {
 // Failure 11: a worker that is cut off kills its script before the lease is
 // over, and no copy runs beside it.
 func TestSelfFencing(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		killed := make(chan time.Time, 1)
 		one := w.hire("w1", func(ctx context.Context, job runner.Job) runner.Result {
 			<-ctx.Done()
@@ -70,7 +70,7 @@ func TestSelfFencing(t *testing.T) {
 
 // A partition shorter than the lease is noticed by nobody.
 func TestShortPartition(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		c := w.hire("w1", lasting(5*time.Minute, 0), nil)
 		w.sweeper()
 		w.submit("a", nil)
@@ -90,7 +90,7 @@ func TestShortPartition(t *testing.T) {
 // Failures 9 and 7: the sweeper stopped, the queue's redelivery alone brings a
 // dead worker's script to a peer.
 func TestRecoveryByQueueAlone(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		dead := w.hire("w1", lasting(time.Hour, 0), nil)
 		w.submit("a", nil)
 		time.Sleep(time.Minute)
@@ -109,7 +109,7 @@ func TestRecoveryByQueueAlone(t *testing.T) {
 
 // And the queue emptied, the sweep alone does.
 func TestRecoveryBySweepAlone(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		w.sweeper()
 		dead := w.hire("w1", lasting(time.Hour, 0), nil)
 		w.submit("a", nil)
@@ -131,7 +131,7 @@ func TestRecoveryBySweepAlone(t *testing.T) {
 // Failure 10: a worker that stood still past its lease cannot settle. Its
 // write is on the way when the other takes over.
 func TestFrozenWorkerCannotSettle(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		one := w.hire("w1", lasting(time.Second, 0), nil)
 		delay := func(next promise.Record) {
 			if next.State.Terminal() {
@@ -155,7 +155,7 @@ func TestFrozenWorkerCannotSettle(t *testing.T) {
 
 // Failures 5 and 12: answers that are lost change nothing.
 func TestLostAnswers(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		c := w.hire("w1", lasting(time.Minute, 0), nil)
 		var lost atomic.Int32
 		c.host.store.loseAnswer(func(next promise.Record) bool { return lost.Add(1)%2 == 1 })
@@ -173,7 +173,7 @@ func TestLostAnswers(t *testing.T) {
 
 // Failure 46: whoever else writes the record, a healthy script goes on.
 func TestContendedRecordKillsNoScript(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		c := w.hire("w1", lasting(3*time.Minute, 0), nil)
 		w.submit("a", nil)
 		synctest.Wait()
@@ -210,7 +210,7 @@ func TestCancelKills(t *testing.T) {
 		{"told by the extension", true, 10*time.Second + 10*time.Second},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			inWorld(t, func(w *world) {
+			inWorld(t, func(t *testing.T, w *world) {
 				dead := make(chan time.Time, 1)
 				one := w.hire("w1", func(ctx context.Context, job runner.Job) runner.Result {
 					fmt.Fprint(job.Stdout, "begun\n")
@@ -253,7 +253,7 @@ func TestCancelKills(t *testing.T) {
 
 // Failure 22: at the deadline the script is killed, whoever notices first.
 func TestDeadlineKills(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		c := w.hire("w1", lasting(time.Hour, 0), nil)
 		w.submit("a", func(r *promise.Record) { r.DeadlineAt = r.CreatedAt.Add(0) + w.host.Time().Add(95*time.Second) })
 		time.Sleep(97 * time.Second)
@@ -268,7 +268,7 @@ func TestDeadlineKills(t *testing.T) {
 
 // A claim whose answers are lost for long is extended before the script runs.
 func TestOldClaimIsExtendedFirst(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		c := w.hire("w1", lasting(time.Minute, 0), nil)
 		claims := 0
 		c.host.store.loseAnswer(func(next promise.Record) bool {

@@ -14,7 +14,7 @@ import (
 )
 
 func TestRunsAndSettles(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		var env []string
 		c := w.hire("w1", func(ctx context.Context, job runner.Job) runner.Result {
 			env = job.Env
@@ -66,7 +66,7 @@ func TestEnds(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			inWorld(t, func(w *world) {
+			inWorld(t, func(t *testing.T, w *world) {
 				w.hire("w1", c.does, nil)
 				w.submit("a", func(r *promise.Record) { r.Call.Timeout = 2 * time.Second })
 				rec := w.settled("a", time.Minute)
@@ -79,7 +79,7 @@ func TestEnds(t *testing.T) {
 }
 
 func TestReceivesOnlyIntoFreeSlots(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		w.hire("w1", lasting(time.Minute, 0), func(c *Config) { c.Slots = 3 })
 		for i := range 10 {
 			w.submit(fmt.Sprint("p", i), nil)
@@ -97,7 +97,7 @@ func TestReceivesOnlyIntoFreeSlots(t *testing.T) {
 // Failures 6 and 47: duplicates of a running script's message wait for its
 // lease, the third is deleted, and no second copy starts.
 func TestDuplicateDelivery(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		c := w.hire("w1", lasting(10*time.Minute, 0), nil)
 		w.submit("a", nil)
 		synctest.Wait()
@@ -117,7 +117,7 @@ func TestDuplicateDelivery(t *testing.T) {
 
 // Failure 48.
 func TestTwoSlotsClaimAtOnce(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		w.submit("a", nil)
 		for range 7 {
 			if err := w.queue.Send(t.Context(), "cpu", queue.Encode("a", 0), 0); err != nil {
@@ -165,7 +165,7 @@ func TestVerdicts(t *testing.T) {
 
 // Failures 17 and 43.
 func TestMessagesThatCannotBeRead(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		for _, body := range []string{`{"v":1`, `{"v":9,"id":"a","version":1}`} {
 			if err := w.queue.Send(t.Context(), "cpu", []byte(body), 0); err != nil {
 				t.Fatal(err)
@@ -184,7 +184,7 @@ func TestMessagesThatCannotBeRead(t *testing.T) {
 }
 
 func TestMessagesWithoutAPromise(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		w.hire("w1", nil, nil)
 		if err := w.queue.Send(t.Context(), "cpu", queue.Encode("ghost", 0), 0); err != nil {
 			t.Fatal(err)
@@ -202,7 +202,7 @@ func TestMessagesWithoutAPromise(t *testing.T) {
 
 // Failures 13 and 24.
 func TestMessageOfTerminalPromiseIsDeleted(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		w.submit("a", nil)
 		if _, err := w.host.Apply(t.Context(), "a", promise.Cancel{SettleID: promise.Nonce{1}}); err != nil {
 			t.Fatal(err)
@@ -217,7 +217,7 @@ func TestMessageOfTerminalPromiseIsDeleted(t *testing.T) {
 
 // Failure 20.
 func TestQueueThatIsMissing(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		w.hire("w1", nil, func(c *Config) { c.Machine = "gpu" })
 		time.Sleep(time.Hour)
 		if n := w.log.count("the queue does not answer"); n != 1 {
@@ -237,7 +237,7 @@ func TestRetriesWithDelays(t *testing.T) {
 		{promise.Exponential, []time.Duration{10 * time.Second, 20 * time.Second, 25 * time.Second}},
 	} {
 		t.Run(c.policy.String(), func(t *testing.T) {
-			inWorld(t, func(w *world) {
+			inWorld(t, func(t *testing.T, w *world) {
 				crew := w.hire("w1", lasting(0, 1), nil)
 				w.submit("a", func(r *promise.Record) {
 					r.Call.Retry = promise.Retry{Policy: c.policy, MaxAttempts: 4, Delay: 10 * time.Second, MaxDelay: 25 * time.Second}
@@ -267,7 +267,7 @@ func TestRetriesWithDelays(t *testing.T) {
 
 // Failure 16.
 func TestCrashBudget(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		c := w.hire("w1", func(context.Context, runner.Job) runner.Result {
 			return runner.Result{End: runner.Failed, Err: errCut}
 		}, nil)
@@ -289,7 +289,7 @@ func TestCrashBudget(t *testing.T) {
 
 // Failure 35: a job of 40 hours.
 func TestRolloverAfterEleven(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		c := w.hire("w1", lasting(40*time.Hour, 0), nil)
 		w.submit("a", func(r *promise.Record) { r.Call.Lease = 3 * time.Minute })
 		time.Sleep(11*time.Hour - time.Minute)
@@ -309,7 +309,7 @@ func TestRolloverAfterEleven(t *testing.T) {
 
 // A lease that is not the worker's own moves the message's alarm clock too.
 func TestVisibilityFollowsTheLease(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		dead := w.hire("w1", lasting(time.Hour, 0), nil)
 		w.submit("a", func(r *promise.Record) { r.Call.Lease = 2 * time.Second })
 		synctest.Wait()

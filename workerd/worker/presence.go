@@ -20,21 +20,13 @@ func (w *Worker) count(n int32) {
 	}
 }
 
-// announce tells the roster of this worker: at once, every minute, and soon
-// after the number of running scripts has changed.
-func (w *Worker) announce(ctx context.Context) {
+// keepAnnounced tells the roster of this worker every minute, and soon after
+// the number of running scripts has changed.
+func (w *Worker) keepAnnounced(ctx context.Context) {
 	if w.cfg.Roster == nil {
 		return
 	}
-	said := int32(-1)
-	for {
-		if n := w.running.Load(); n != said {
-			said = n
-			w.announceOnce(ctx, int(n))
-		}
-		if !pause(ctx, announceGap) {
-			return
-		}
+	for said := int32(0); pause(ctx, announceGap); {
 		every := time.NewTimer(store.PresenceEvery - announceGap)
 		select {
 		case <-w.presence:
@@ -43,10 +35,18 @@ func (w *Worker) announce(ctx context.Context) {
 		case <-ctx.Done():
 		}
 		every.Stop()
+		if n := w.running.Load(); n != said && ctx.Err() == nil {
+			said = n
+			w.announce(ctx, int(n))
+		}
 	}
 }
 
-func (w *Worker) announceOnce(ctx context.Context, n int) {
+// announce tells the roster that n scripts run here.
+func (w *Worker) announce(ctx context.Context, n int) {
+	if w.cfg.Roster == nil {
+		return
+	}
 	now := w.engine.Time()
 	_ = w.store.call(ctx, callTime, func(ctx context.Context) error {
 		return w.cfg.Roster.Announce(ctx, store.Presence{

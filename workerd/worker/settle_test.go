@@ -51,7 +51,7 @@ func TestOutcomeIsSettledWhenTheStoreIsBack(t *testing.T) {
 		for _, swept := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, sweeper %v", c.name, swept), func(t *testing.T) {
 				spool := t.TempDir()
-				inWorld(t, func(w *world) {
+				inWorld(t, func(t *testing.T, w *world) {
 					if swept {
 						w.sweeper()
 					}
@@ -86,7 +86,7 @@ func TestOutcomeIsSettledWhenTheStoreIsBack(t *testing.T) {
 // The outcome survives the daemon: its next one settles it before it receives.
 func TestSpoolIsSettledAfterRestart(t *testing.T) {
 	spool := t.TempDir()
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		var h *host
 		one := w.hire("w1", endsCutOff(&h, time.Second, time.Hour, 3), func(c *Config) { c.Spool = spool })
 		h = one.host
@@ -112,7 +112,7 @@ func TestSpoolIsSettledAfterRestart(t *testing.T) {
 // An outcome that comes after another claim is dropped.
 func TestKeptOutcomeThatCameTooLate(t *testing.T) {
 	spool := t.TempDir()
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		var h *host
 		one := w.hire("w1", endsCutOff(&h, time.Second, 5*time.Minute, 3), func(c *Config) { c.Spool = spool })
 		h = one.host
@@ -168,7 +168,7 @@ func TestSpoolFiles(t *testing.T) {
 // Failure 27: a script that ends within the drain is settled, and nothing new
 // is received.
 func TestDrainLetsScriptsFinish(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		c := w.hire("w1", lasting(time.Minute, 0), func(c *Config) { c.Drain = 2 * time.Minute })
 		w.submit("a", nil)
 		synctest.Wait()
@@ -194,7 +194,7 @@ func TestDrainLetsScriptsFinish(t *testing.T) {
 // Failures 26 and 27: what does not end in time is killed with grace, given
 // back, and starts elsewhere at once, at no cost.
 func TestDrainGivesBack(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		c := w.hire("w1", lasting(time.Hour, 0), func(c *Config) { c.Drain = 10 * time.Second })
 		w.submit("a", nil)
 		time.Sleep(time.Minute)
@@ -221,7 +221,7 @@ func TestDrainGivesBack(t *testing.T) {
 }
 
 func TestAbortIsImmediate(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		c := w.hire("w1", lasting(time.Hour, 0), func(c *Config) { c.Drain = time.Hour })
 		w.submit("a", nil)
 		time.Sleep(time.Minute)
@@ -245,7 +245,7 @@ func TestAbortIsImmediate(t *testing.T) {
 
 // A worker that cannot reach its store ends all the same, in bounded time.
 func TestDrainWithoutAStore(t *testing.T) {
-	inWorld(t, func(w *world) {
+	inWorld(t, func(t *testing.T, w *world) {
 		c := w.hire("w1", lasting(time.Hour, 0), func(c *Config) { c.Drain = 10 * time.Second })
 		w.submit("a", func(r *promise.Record) { r.Call.Lease = 10 * time.Minute })
 		time.Sleep(time.Second)

@@ -147,7 +147,10 @@ func (s *socket) routes() http.Handler {
 	mux.Handle("/", (&api.Service{}).Handle(func(r *api.Request) (api.Answer, error) {
 		return api.Answer{}, api.Fail(api.ErrRoute, "", "%s %s is not there for scripts", r.Method, r.URL.Path)
 	}))
-	return mux
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Header.Del(api.ParentHeader) // whoever the script says that it is
+		mux.ServeHTTP(w, r)
+	})
 }
 
 // pass hands a request on in the name of the script's promise.

@@ -160,12 +160,13 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer w.sockets.close()
 
 	first, cancel := context.WithTimeout(base, callTime)
+	w.announce(first, 0) // some queues are there for machines that the roster knows
 	w.settleKept(first)
 	cancel()
 	side, stop := context.WithCancel(base)
 	defer stop()
 	var tasks sync.WaitGroup
-	tasks.Go(func() { w.announce(side) })
+	tasks.Go(func() { w.keepAnnounced(side) })
 	tasks.Go(func() { w.keep(side) })
 	ctx, leave := w.untilAborted(ctx)
 	defer leave(nil)

@@ -37,10 +37,10 @@ type world struct {
 }
 
 // inWorld runs f in virtual time, which starts at 2000-01-01.
-func inWorld(t *testing.T, f func(w *world)) {
+func inWorld(t *testing.T, f func(t *testing.T, w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		f(newWorld(t))
+		f(t, newWorld(t))
 		synctest.Wait()
 	})
 }
