@@ -1,14 +1,13 @@
 package read
 
 import (
+	"encoding/json"
 	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/go-json-experiment/json"
 
 	"modulate/internal/api"
 	"modulate/internal/blob"
