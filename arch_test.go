@@ -68,6 +68,10 @@ var rules = map[string]rule{
 		others: []string{"golang.org/x/sys"},
 	},
 
+	"internal/server": {
+		ours: append([]string{"internal/local", "functions/sweeper/sweep", "workerd/worker", "workerd/runner"}, edge...),
+	},
+
 	"functions/router/dispatch": {ours: edge, others: []string{"github.com/go-json-experiment/json"}},
 	"functions/status/read":     {ours: edge},
 	"functions/sweeper/sweep":   {ours: shell},
@@ -84,8 +88,7 @@ var rules = map[string]rule{
 	},
 	"cmd/modulate": {
 		ours: append([]string{
-			"workerd/worker", "workerd/runner", "internal/local",
-			"functions/router/dispatch", "functions/status/read", "functions/sweeper/sweep",
+			"workerd/worker", "workerd/runner", "internal/local", "internal/server",
 		}, edge...),
 		others: []string{
 			"github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/oklog/ulid/v2",
@@ -94,10 +97,9 @@ var rules = map[string]rule{
 	},
 	"bench": {
 		ours: append([]string{
-			"workerd/worker", "workerd/runner", "internal/local",
-			"functions/router/dispatch", "functions/status/read", "functions/sweeper/sweep",
+			"workerd/runner", "internal/local", "internal/server",
+			"internal/sqlite", "internal/store/sqlitestore",
 		}, edge...),
-		others: []string{"github.com/oklog/ulid/v2", "golang.org/x/sys"},
 	},
 	".": {},
 }

@@ -1,0 +1,20 @@
+// Command workerd is the daemon of a machine: it receives from its machine's
+// queue, claims, runs scripts, and settles their promises.
+//
+//	workerd --dir .modulate --machine cpu --slots 2
+//
+// SIGTERM and Ctrl-C drain it: it receives nothing more, lets scripts go on
+// for --drain, and gives the rest back. A second signal does that at once.
+// After any other end its scripts start elsewhere once their leases are over.
+//
+// Exit codes: 0 it was stopped; 1 it could not go on; 2 bad input.
+package main
+
+import (
+	"context"
+	"os"
+)
+
+func main() {
+	os.Exit(run(context.Background(), os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
+}
