@@ -63,7 +63,7 @@ func (w *Worker) attempt(ctx, base context.Context, id string) (promise.Record, 
 	}
 	defer context.AfterFunc(ctx, func() {
 		why := drained
-		if errors.Is(context.Cause(ctx), runner.ErrNow) {
+		if errors.Is(context.Cause(ctx), runner.ErrNow) || closed(w.aborted) {
 			why = aborted
 		}
 		j.stop(why)

@@ -19,7 +19,7 @@ import (
 // spec is what the runner is to run. An error means that this host cannot run
 // it: a runtime that it does not have, content that is not there.
 func (j *job) spec() (runner.Job, error) {
-	call := &j.claimed.Call
+	call := &j.call
 	runtime := cmp.Or(call.Runtime, "python")
 	command, ok := j.w.cfg.Runtimes[runtime]
 	if !ok {
@@ -67,11 +67,10 @@ func (j *job) input(call *promise.Call) (in promise.Input, err error) {
 // env is the environment that the call names and what the worker adds, which
 // the call cannot replace.
 func (j *job) env(call map[string]string) ([]string, error) {
-	last := j.claimed.Attempts[len(j.claimed.Attempts)-1]
 	own := [...]string{
 		"MODULATE_ID=" + j.id,
-		"MODULATE_ATTEMPT=" + strconv.FormatUint(uint64(last.Number), 10),
-		"MODULATE_MACHINE=" + j.claimed.Machine,
+		"MODULATE_ATTEMPT=" + strconv.FormatUint(uint64(j.number), 10),
+		"MODULATE_MACHINE=" + j.machine,
 		"MODULATE_GRACE=" + strconv.Itoa(int(grace/time.Second)),
 	}
 	env := make([]string, 0, len(call)+len(own)+1)

@@ -39,7 +39,9 @@ type job struct {
 
 	version uint64
 	claim   promise.Nonce
-	claimed promise.Record // as it was claimed
+	machine string
+	call    promise.Call
+	number  uint32         // of the attempt
 	rec     promise.Record // as last seen; the guard's while there is one
 	held    time.Time      // before the write that granted the lease was sent; likewise
 
@@ -97,7 +99,8 @@ func (w *Worker) extend(base context.Context, rec promise.Record) (promise.Recor
 func (w *Worker) newJob(base context.Context, rec promise.Record, held time.Time) *job {
 	j := &job{
 		w: w, id: rec.ID, base: base,
-		version: rec.Task.Version, claim: rec.Task.ClaimID, claimed: rec, rec: rec, held: held,
+		version: rec.Task.Version, claim: rec.Task.ClaimID, machine: rec.Machine, call: rec.Call,
+		number: rec.Attempts[len(rec.Attempts)-1].Number, rec: rec, held: held,
 	}
 	j.work, j.abandon = context.WithCancelCause(base)
 	j.script, j.kill = context.WithCancelCause(j.work)

@@ -19,7 +19,8 @@ const (
 )
 
 // handle is the life of one delivery.
-func (w *Worker) handle(base context.Context, d queue.Delivery, received time.Time) {
+func (w *Worker) handle(base context.Context, a arrival) {
+	d := a.Delivery
 	m, err := queue.Decode(d.Body)
 	if err != nil {
 		w.follow(base, d, judge(d, promise.Record{}, err, w.engine.Time()))
@@ -34,7 +35,7 @@ func (w *Worker) handle(base context.Context, d queue.Delivery, received time.Ti
 		w.follow(base, d, judge(d, rec, err, w.engine.Time()))
 		return
 	}
-	j.receipt, j.received = d.Receipt, received
+	j.receipt, j.received = d.Receipt, a.at
 	if lease := rec.Task.Lease; lease != w.cfg.Lease {
 		w.hide(base, d.Receipt, min(lease+promise.Skew, queue.MaxVisibility))
 	}
@@ -83,8 +84,7 @@ func (w *Worker) follow(base context.Context, d queue.Delivery, v verdict) {
 	switch {
 	case v.leave:
 	case v.bury:
-		w.log.Warn("a message is not one of ours; it is among the dead letters now", "machine", w.cfg.Machine, "bytes", len(d.Body))
-		w.advise(base, func(ctx context.Context) error { return w.engine.Queue.Bury(ctx, w.cfg.Machine, d) })
+		w.bury(base, d)
 	case v.remove:
 		w.remove(base, d.Receipt)
 	default:
@@ -92,20 +92,24 @@ func (w *Worker) follow(base context.Context, d queue.Delivery, v verdict) {
 	}
 }
 
-// hide makes a message visible again after d, and remove deletes it. What the
-// queue says is advice: nothing is ever concluded from it.
+// hide makes a message visible again after d, remove deletes it, bury puts it
+// among the dead letters. What the queue says is advice: nothing is ever
+// concluded from it.
 func (w *Worker) hide(base context.Context, receipt string, d time.Duration) {
-	w.advise(base, func(ctx context.Context) error {
-		return w.engine.Queue.Extend(ctx, w.cfg.Machine, receipt, d)
-	})
+	ctx, cancel := context.WithTimeout(base, callTime)
+	defer cancel()
+	w.queue.heard(base, w.engine.Queue.Extend(ctx, w.cfg.Machine, receipt, d))
 }
 
 func (w *Worker) remove(base context.Context, receipt string) {
-	w.advise(base, func(ctx context.Context) error {
-		return w.engine.Queue.Delete(ctx, w.cfg.Machine, receipt)
-	})
+	ctx, cancel := context.WithTimeout(base, callTime)
+	defer cancel()
+	w.queue.heard(base, w.engine.Queue.Delete(ctx, w.cfg.Machine, receipt))
 }
 
-func (w *Worker) advise(base context.Context, op func(context.Context) error) {
-	_ = w.queue.call(base, callTime, op)
+func (w *Worker) bury(base context.Context, d queue.Delivery) {
+	w.log.Warn("a message is not one of ours; it is among the dead letters now", "machine", w.cfg.Machine, "bytes", len(d.Body))
+	ctx, cancel := context.WithTimeout(base, callTime)
+	defer cancel()
+	w.queue.heard(base, w.engine.Queue.Bury(ctx, w.cfg.Machine, d))
 }

@@ -16,13 +16,21 @@ type intake struct {
 	w     *Worker
 	base  context.Context // of the jobs
 	slots chan struct{}   // holds one for each slot in use or asked for
-	jobs  sync.WaitGroup
+	next  chan arrival    // to goroutines that have done one job and wait for another
+	jobs  sync.WaitGroup  // those goroutines
+}
+
+// arrival is a delivery and when it was received.
+type arrival struct {
+	queue.Delivery
+	at time.Time
 }
 
 // receive takes messages into free slots until ctx ends, and handles each in a
-// goroutine of its own under base.
+// goroutine under base.
 func (w *Worker) receive(ctx, base context.Context) *intake {
-	in := &intake{w: w, base: base, slots: make(chan struct{}, w.cfg.Slots)}
+	in := &intake{w: w, base: base, slots: make(chan struct{}, w.cfg.Slots), next: make(chan arrival)}
+	defer close(in.next)
 	var b backoff
 	for {
 		free := in.take(ctx)
@@ -70,13 +78,24 @@ func (in *intake) give(n int) {
 	}
 }
 
+// start handles what was received. A goroutine that has handled a message has
+// the stack for another, so those that wait come first.
 func (in *intake) start(got []queue.Delivery) {
-	received := time.Now()
+	now := time.Now()
 	for _, d := range got {
-		in.jobs.Go(func() {
-			defer in.give(1)
-			in.w.handle(in.base, d, received)
-		})
+		a := arrival{d, now}
+		select {
+		case in.next <- a:
+		default:
+			in.jobs.Go(func() { in.handle(a) })
+		}
+	}
+}
+
+func (in *intake) handle(a arrival) {
+	for more := true; more; a, more = <-in.next {
+		in.w.handle(in.base, a)
+		in.give(1)
 	}
 }
 

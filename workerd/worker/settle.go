@@ -12,7 +12,7 @@ import (
 // lease lasts, late after it. What is not answered by then is left to the
 // spool, where it is safe from the first vain try on.
 func (j *job) settle(out promise.Outcome) (promise.Record, error) {
-	o := kept{ID: j.id, Version: j.version, ClaimID: j.claim, SettleID: j.w.engine.NewNonce(), Outcome: out}
+	o := &kept{ID: j.id, Version: j.version, ClaimID: j.claim, SettleID: j.w.engine.NewNonce(), Outcome: out}
 	over := j.held.Add(j.rec.Task.Lease)
 	var b backoff
 	for tries := 0; ; tries++ {
@@ -21,16 +21,16 @@ func (j *job) settle(out promise.Outcome) (promise.Record, error) {
 		if known(err) {
 			j.reported(rec, err)
 			if tries > 0 {
-				j.w.spool.drop(o)
+				j.w.spool.drop(*o)
 			}
 			return rec, err
 		}
 		if tries == 0 {
-			j.w.spool.keep(o)
+			j.w.spool.keep(*o)
 			j.w.point(PointKept)
 		}
 		if late || !pause(j.base, b.next()) {
-			j.w.spool.handOver(o)
+			j.w.spool.handOver(*o)
 			return j.rec, err
 		}
 	}
@@ -38,19 +38,20 @@ func (j *job) settle(out promise.Outcome) (promise.Record, error) {
 
 // report is one try to settle. rec is the record to begin with; empty: the
 // stored one.
-func (w *Worker) report(ctx context.Context, rec promise.Record, o kept, late bool) (promise.Record, error) {
+func (w *Worker) report(ctx context.Context, rec promise.Record, o *kept, late bool) (promise.Record, error) {
 	ev := promise.Fulfil{Version: o.Version, ClaimID: o.ClaimID, SettleID: o.SettleID, Outcome: o.Outcome}
-	err := w.store.call(ctx, callTime, func(ctx context.Context) (err error) {
-		switch {
-		case rec.ID == "":
-			rec, err = w.engine.Apply(ctx, o.ID, promise.LateSettle(ev))
-		case late:
-			rec, err = w.engine.Step(ctx, rec, promise.LateSettle(ev))
-		default:
-			rec, err = w.engine.Step(ctx, rec, ev)
-		}
-		return err
-	})
+	bounded, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	var err error
+	switch {
+	case rec.ID == "":
+		rec, err = w.engine.Apply(bounded, o.ID, promise.LateSettle(ev))
+	case late:
+		rec, err = w.engine.Step(bounded, rec, promise.LateSettle(ev))
+	default:
+		rec, err = w.engine.Step(bounded, rec, ev)
+	}
+	w.store.heard(ctx, err)
 	return rec, err
 }
 
@@ -104,7 +105,7 @@ func (j *job) dropMessage() {
 // settleKept tries once to settle each outcome in the spool.
 func (w *Worker) settleKept(ctx context.Context) {
 	for _, o := range w.spool.waiting() {
-		rec, err := w.report(ctx, promise.Record{}, o, true)
+		rec, err := w.report(ctx, promise.Record{}, &o, true)
 		if !known(err) {
 			continue // its turn comes again
 		}

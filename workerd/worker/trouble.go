@@ -45,18 +45,23 @@ func (t *trouble) bad(err error) {
 	}
 }
 
-// call asks a port once, for at most limit. An error that is an answer is no
-// trouble, nor is the end of ctx.
-func (t *trouble) call(ctx context.Context, limit time.Duration, op func(context.Context) error) error {
-	bounded, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	err := op(bounded)
+// heard takes note of what a port said. An error that is an answer is no
+// trouble, nor is one after the end of ctx.
+func (t *trouble) heard(ctx context.Context, err error) {
 	switch {
 	case known(err):
 		t.good()
 	case ctx.Err() == nil:
 		t.bad(err)
 	}
+}
+
+// call asks a port once, for at most limit.
+func (t *trouble) call(ctx context.Context, limit time.Duration, op func(context.Context) error) error {
+	bounded, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	err := op(bounded)
+	t.heard(ctx, err)
 	return err
 }
 
