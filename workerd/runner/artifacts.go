@@ -40,17 +40,12 @@ func Artifacts(ctx context.Context, root *os.Root, fn func(name string, size int
 	var files []file
 	var skipped skips
 	count := 0
-	err := walk(ctx, root, func(name string, e fs.DirEntry) error {
-		info, err := root.Lstat(name)
-		if err != nil {
-			return err
-		}
+	err := walk(ctx, root, "", func(name string, info fs.FileInfo) {
 		if why := unfit(name, info); why != "" {
 			skipped.add(name, why)
 		} else if count++; count <= MaxArtifacts {
 			files = append(files, file{name, info})
 		}
-		return nil
 	})
 	if err == nil && count > MaxArtifacts {
 		err = fmt.Errorf("%d files, %d at most", count, MaxArtifacts)
@@ -68,10 +63,58 @@ func Artifacts(ctx context.Context, root *os.Root, fn func(name string, size int
 	return skipped.list(), nil
 }
 
+// walk visits everything in dir, whose names start with prefix, in no order:
+// files, and directories that are nested too deep to be looked into. It gives
+// itself the right to read the others.
+func walk(ctx context.Context, dir *os.Root, prefix string, visit func(name string, info fs.FileInfo)) error {
+	f, err := dir.Open(".")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for {
+		entries, err := f.ReadDir(256)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err = errors.Join(err, ctx.Err()); err != nil {
+			return err
+		}
+		for _, e := range entries {
+			info, err := dir.Lstat(e.Name())
+			if err != nil {
+				return err
+			}
+			if name := prefix + e.Name(); !info.IsDir() || len(name) > MaxArtifactName {
+				visit(name, info)
+			} else if err := walkInto(ctx, dir, prefix, info, visit); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// walkInto walks a directory in dir.
+func walkInto(ctx context.Context, dir *os.Root, prefix string, info fs.FileInfo, visit func(string, fs.FileInfo)) error {
+	if info.Mode().Perm()&0o700 != 0o700 {
+		if err := dir.Chmod(info.Name(), 0o700); err != nil {
+			return err
+		}
+	}
+	sub, err := dir.OpenRoot(info.Name())
+	if err != nil {
+		return err
+	}
+	defer sub.Close()
+	return walk(ctx, sub, prefix+info.Name()+"/", visit)
+}
+
 // unfit says why a file is no artifact, or nothing.
 func unfit(name string, info fs.FileInfo) string {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	switch {
+	case info.IsDir():
+		return "a directory nested too deep"
 	case info.Mode()&fs.ModeSymlink != 0:
 		return "a symbolic link"
 	case !info.Mode().IsRegular():

@@ -18,9 +18,10 @@ import (
 // A jobDir is the directory of one job, by its absolute path. Its name is like
 // no other's, ever (65 random bits), and short: sockets in it have 104 bytes.
 //
-//	work/    the working directory: the script and its inputs
+//	work/    the working directory, HOME and TMPDIR: at first the script and its inputs
 //	output/  MODULATE_OUTPUT
-//	tmp/     HOME and TMPDIR
+//
+// There are no more, for a directory's end may take 0.1 ms (ext4).
 type jobDir string
 
 func newJobDir(parent string) (jobDir, error) {
@@ -29,7 +30,7 @@ func newJobDir(parent string) (jobDir, error) {
 		return "", fmt.Errorf("making the job's directory: %w", err)
 	}
 	d := jobDir(filepath.Join(parent, "modulate-"+strings.ToLower(rand.Text()[:13])))
-	for _, dir := range []string{string(d), d.work(), d.output(), d.tmp()} {
+	for _, dir := range []string{string(d), d.work(), d.output()} {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return "", errors.Join(fmt.Errorf("making the job's directory: %w", err), d.remove())
 		}
@@ -39,7 +40,6 @@ func newJobDir(parent string) (jobDir, error) {
 
 func (d jobDir) work() string   { return string(d) + "/work" }
 func (d jobDir) output() string { return string(d) + "/output" }
-func (d jobDir) tmp() string    { return string(d) + "/tmp" }
 
 // lay puts the script and its inputs into the working directory.
 func (d jobDir) lay(ctx context.Context, job Job) error {
@@ -144,82 +144,4 @@ func (d jobDir) collect(ctx context.Context, f func(context.Context, *os.Root) e
 		return fmt.Errorf("collecting the output: %w", err)
 	}
 	return nil
-}
-
-// remove removes the directory, also where the script took rights away.
-func (d jobDir) remove() error {
-	first := os.RemoveAll(string(d))
-	if first == nil {
-		return nil
-	}
-	fi, err := os.Lstat(string(d))
-	if err != nil || !fi.IsDir() {
-		return first
-	}
-	if err := os.Chmod(string(d), 0o700); err != nil {
-		return err
-	}
-	root, err := os.OpenRoot(string(d))
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	nothing := func(string, fs.DirEntry) error { return nil }
-	if err := walk(context.Background(), root, nothing); err != nil {
-		return err
-	}
-	return os.RemoveAll(string(d))
-}
-
-// walk visits everything below root, in no order. It follows no symbolic link,
-// and gives itself the right to read the directories that it meets.
-func walk(ctx context.Context, root *os.Root, visit func(name string, e fs.DirEntry) error) error {
-	dirs := []string{"."}
-	for len(dirs) > 0 {
-		dir := dirs[len(dirs)-1]
-		dirs = dirs[:len(dirs)-1]
-		f, err := openDir(root, dir)
-		if err != nil {
-			return err
-		}
-		for err == nil {
-			var entries []fs.DirEntry
-			entries, err = f.ReadDir(256)
-			for _, e := range entries {
-				name := e.Name()
-				if dir != "." {
-					name = dir + "/" + name
-				}
-				if e.IsDir() {
-					dirs = append(dirs, name)
-				} else if err := visit(name, e); err != nil {
-					f.Close()
-					return err
-				}
-			}
-			if ctx.Err() != nil {
-				err = ctx.Err()
-			}
-		}
-		f.Close()
-		if !errors.Is(err, io.EOF) {
-			return err
-		}
-	}
-	return nil
-}
-
-func openDir(root *os.Root, dir string) (*os.File, error) {
-	if dir != "." { // the caller has seen to the root
-		fi, err := root.Lstat(dir)
-		if err != nil {
-			return nil, err
-		}
-		if fi.Mode().Perm()&0o700 != 0o700 {
-			if err := root.Chmod(dir, 0o700); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return root.Open(dir)
 }

@@ -19,9 +19,9 @@ const DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 // Exec runs jobs as processes of this machine, under the worker's own user.
 // It has no sandbox.
 //
-// A script sees three fresh directories: its working directory, which holds
-// the script and its inputs and nothing else, MODULATE_OUTPUT, and one that is
-// both HOME and TMPDIR. It leads a session of its own. When it has ended,
+// A script sees two fresh directories: its working directory, which is its
+// HOME and TMPDIR too and holds the script and its inputs and nothing else, and
+// MODULATE_OUTPUT. It leads a session of its own. When it has ended,
 // whatever else is left of it is killed: its process group everywhere; on
 // Linux also its session, and processes that left the session but still carry
 // its MODULATE_OUTPUT in their environment. On Linux a script dies with its
@@ -124,7 +124,7 @@ func (e Exec) command(job Job, dir jobDir) (command, error) {
 		}
 		c.path = path
 	}
-	c.env = environ(job.Env, c.marker, []string{"HOME=" + dir.tmp(), "PATH=" + e.path(), "TMPDIR=" + dir.tmp()})
+	c.env = environ(job.Env, c.marker, []string{"HOME=" + dir.work(), "PATH=" + e.path(), "TMPDIR=" + dir.work()})
 	return c, nil
 }
 
@@ -161,42 +161,44 @@ func (e Exec) path() string {
 	return DefaultPath
 }
 
-// start starts cmd from a thread that lives as long as the process does: on
-// Linux the process is killed when that thread ends.
+// start starts cmd.
 func start(cmd command) (*process, error) {
-	p := &process{exited: make(chan struct{}), done: make(chan struct{})}
+	p := &process{pidfd: -1, exited: make(chan struct{}), done: make(chan struct{})}
 	started := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		p.begin = time.Now()
-		var err error
-		p.pid, err = cmd.forkExec()
-		started <- err
-		if err == nil {
-			p.wait(cmd.marker)
-			close(p.done)
-		}
-	}()
+	go p.hold(cmd, started)
 	if err := <-started; err != nil {
 		return nil, err
 	}
+	go p.wait(cmd.marker)
 	return p, nil
 }
 
-// forkExec starts the process. A script that was just written may be held open
+// hold starts the process from a thread that lives as long as it does: on
+// Linux the process is killed when that thread ends (PR_SET_PDEATHSIG(2const)).
+func (p *process) hold(cmd command, started chan<- error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	p.begin = time.Now()
+	err := p.fork(cmd)
+	started <- err
+	if err == nil {
+		<-p.done
+	}
+}
+
+// fork starts the process. A script that was just written may be held open
 // for writing by a process that another goroutine is forking at this moment;
 // it is over when that one has executed (golang.org/issue/22315).
-func (c command) forkExec() (pid int, err error) {
-	attr := &syscall.ProcAttr{Dir: c.dir, Env: c.env, Files: c.files, Sys: sysProcAttr()}
+func (p *process) fork(c command) (err error) {
+	attr := &syscall.ProcAttr{Dir: c.dir, Env: c.env, Files: c.files, Sys: p.sysProcAttr()}
 	for range 100 {
-		pid, err = syscall.ForkExec(c.path, c.argv, attr)
+		p.pid, err = syscall.ForkExec(c.path, c.argv, attr)
 		if !errors.Is(err, syscall.ETXTBSY) {
 			break
 		}
 		time.Sleep(time.Millisecond)
 	}
-	return pid, err
+	return err
 }
 
 // supervise returns when the process and all that it started are dead, and
@@ -235,15 +237,15 @@ func (p *process) stop(ctx context.Context, end End, grace time.Duration) {
 	if !now() {
 		p.signal(syscall.SIGTERM)
 		p.signal(syscall.SIGCONT) // it may be stopped
-		p.await(ctx, end, grace)
+		p.grace(ctx, end, grace)
 	}
 	p.signal(syscall.SIGKILL)
 }
 
-// await returns when the process has ended, when grace is over, or when a run
-// that had timed out is now to be killed at once.
-func (p *process) await(ctx context.Context, end End, grace time.Duration) {
-	timer := time.NewTimer(grace)
+// grace returns when the process has ended, when the time is over, or when a
+// run that had timed out is now to be killed at once.
+func (p *process) grace(ctx context.Context, end End, limit time.Duration) {
+	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	var canceled <-chan struct{}
 	if end == TimedOut {

@@ -14,11 +14,12 @@ const maxRSSUnit = 1
 // groupLimit bounds how long a killed process group may take to die.
 const groupLimit = 5 * time.Second
 
-func sysProcAttr() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setsid: true} }
+func (p *process) sysProcAttr() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setsid: true} }
 
 // wait waits for the leader to end, reaps it, and kills its process group.
 // What left the group lives on: this system has no way to find it.
 func (p *process) wait(string) {
+	defer close(p.done)
 	for {
 		if _, err := syscall.Wait4(p.pid, &p.status, 0, &p.usage); err != syscall.EINTR {
 			p.err = err

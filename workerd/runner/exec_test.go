@@ -31,10 +31,25 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
+// python stands for the standard Python runtime in the commands of [job].
+const python = "python"
+
+// interpreter resolves the real one once: a shim in PATH has its own
+// environment, processes and delay.
+var interpreter = sync.OnceValues(runner.Python)
+
 // job is a script for command, with its words parted by spaces.
 func job(command, script string, edit ...func(*runner.Job)) runner.Job {
+	words := strings.Fields(command)
+	if command == python {
+		real, err := interpreter()
+		if err != nil {
+			panic(err)
+		}
+		words = []string{real, "-I", "-S"}
+	}
 	j := runner.Job{
-		Command: strings.Fields(command),
+		Command: words,
 		Name:    "script",
 		Script:  text(script),
 		Grace:   10 * time.Second,
@@ -100,8 +115,6 @@ func good(t *testing.T, r ran) {
 		t.Fatalf("%+v\nstdout %q\nstderr %q", r.Result, r.out, r.errs)
 	}
 }
-
-const python = "python3 -I -S"
 
 func TestExactBytes(t *testing.T) {
 	const script = `

@@ -10,6 +10,7 @@ import (
 // group.
 type process struct {
 	pid    int
+	pidfd  int // -1 where there is none
 	begin  time.Time
 	exited chan struct{} // closed when the leader has ended
 	done   chan struct{} // closed when all that it started is dead, and it is reaped

@@ -1,0 +1,199 @@
+package runner_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"modulate/workerd/runner"
+)
+
+// TestSurroundings runs a script that tells all that it sees.
+func TestSurroundings(t *testing.T) {
+	const script = `
+import os, stat
+root = os.path.dirname(os.getcwd())
+print('here', [(f, oct(os.stat(f).st_mode & 0o777)) for f in sorted(os.listdir('.'))])
+print('data', open('data.csv').read())
+env = dict(os.environ)
+output = env.pop('MODULATE_OUTPUT')
+print('output', output == root + '/output', os.listdir(output), oct(os.stat(output).st_mode & 0o777))
+print('home', env.pop('HOME') == env.pop('TMPDIR') == os.getcwd())
+print('root', oct(os.stat(root).st_mode & 0o777))
+for name in list(env):
+    if name.startswith('LC_') or name == 'LANG': env.pop(name) # Python's own doing
+print('env', env)
+print('leads', os.getsid(0) == os.getpgid(0) == os.getpid())
+print('blocking', [os.get_blocking(fd) for fd in (0, 1, 2)])
+`
+	r := run(t, job(python, script, func(j *runner.Job) {
+		j.Files = []runner.File{{Name: "data.csv", Open: text("1,2")}}
+		j.Env = []string{"A=1", "MODULATE_ID=x", "EMPTY=", "MODULATE_OUTPUT=/elsewhere"}
+	}))
+	good(t, r)
+	want := `here [('data.csv', '0o600'), ('script', '0o600')]
+data 1,2
+output True [] 0o700
+home True
+root 0o700
+env {'PATH': '` + runner.DefaultPath + `', 'A': '1', 'MODULATE_ID': 'x', 'EMPTY': ''}
+leads True
+blocking [True, True, True]
+`
+	if r.out != want {
+		t.Errorf("got\n%swant\n%s", r.out, want)
+	}
+	r = run(t, job("env", "", func(j *runner.Job) {
+		j.Command = []string{"env", "-u", "MODULATE_OUTPUT", "sh"}
+		j.Script = text("env")
+		j.Env = []string{"HOME=/h", "PATH=/bin:/usr/bin", "TMPDIR=/t"}
+	}))
+	good(t, r)
+	lines := strings.Fields(r.out)
+	slices.Sort(lines)
+	for _, own := range []string{"HOME=/h", "PATH=/bin:/usr/bin", "TMPDIR=/t"} {
+		if !slices.Contains(lines, own) {
+			t.Errorf("%s is missing in %q", own, lines)
+		}
+	}
+}
+
+func TestBadNames(t *testing.T) {
+	file := func(name string) runner.File { return runner.File{Name: name, Open: text("x")} }
+	long := strings.Repeat("x", 256)
+	for _, name := range []string{"", ".", "..", "a/b", "/etc/passwd", "../x", "a\nb", "a\x00b", "a\x1bb", "\xff", long} {
+		if r := run(t, job("sh", "", func(j *runner.Job) { j.Name = name })); r.End != runner.Failed || !strings.Contains(fmt.Sprint(r.Err), fmt.Sprintf("script %q", name)) {
+			t.Errorf("script %q: %+v", name, r.Result)
+		}
+		if r := run(t, job("sh", "", func(j *runner.Job) { j.Files = []runner.File{file(name)} })); r.End != runner.Failed || !strings.Contains(fmt.Sprint(r.Err), fmt.Sprintf("input file %q", name)) {
+			t.Errorf("file %q: %+v", name, r.Result)
+		}
+	}
+	for _, files := range [][]runner.File{{file("script")}, {file("a"), file("a")}} {
+		if r := run(t, job("sh", "", func(j *runner.Job) { j.Files = files })); r.End != runner.Failed || r.Err == nil {
+			t.Errorf("clash: %+v", r.Result)
+		}
+	}
+	for _, name := range []string{"-c", "a b", "ü.py", "...", "x" + long[:254]} {
+		r := run(t, job("sh", "echo $0", func(j *runner.Job) { j.Name = name }))
+		if good(t, r); strings.TrimPrefix(r.out, "./") != name+"\n" {
+			t.Errorf("script %q says %q", name, r.out)
+		}
+	}
+}
+
+func TestFetchFails(t *testing.T) {
+	away := errors.New("the store is away")
+	r := run(t, job("sh", "", func(j *runner.Job) { j.Script = func() (io.ReadCloser, error) { return nil, away } }))
+	if r.End != runner.Failed || !errors.Is(r.Err, away) {
+		t.Errorf("%+v", r.Result)
+	}
+	r = run(t, job("sh", "", func(j *runner.Job) {
+		j.Files = []runner.File{{Name: "f", Open: j.Script}, {Name: "g", Open: failing(away)}}
+	}))
+	if r.End != runner.Failed || !errors.Is(r.Err, away) || !strings.Contains(r.Err.Error(), `input file "g"`) {
+		t.Errorf("%+v", r.Result)
+	}
+}
+
+// failing opens what breaks in the middle.
+func failing(err error) func() (io.ReadCloser, error) {
+	return func() (io.ReadCloser, error) {
+		r, w := io.Pipe()
+		go func() { w.Write([]byte("half")); w.CloseWithError(err) }()
+		return r, nil
+	}
+}
+
+// TestCollect collects from what scripts made of their output directory.
+func TestCollect(t *testing.T) {
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	broken := errors.New("broken")
+	read := func(_ context.Context, root *os.Root) error {
+		body, err := root.ReadFile("result.json")
+		if err == nil && string(body) != "{}" {
+			err = fmt.Errorf("read %q", body)
+		}
+		return err
+	}
+	for name, c := range map[string]struct {
+		script  string
+		collect func(context.Context, *os.Root) error
+		want    string // in Err; "": none
+	}{
+		"result":       {"echo -n {} > $MODULATE_OUTPUT/result.json", read, ""},
+		"remade":       {"rm -r $MODULATE_OUTPUT; mkdir $MODULATE_OUTPUT; echo -n {} > $MODULATE_OUTPUT/result.json", read, ""},
+		"unreadable":   {"echo -n {} > $MODULATE_OUTPUT/result.json; chmod 0 $MODULATE_OUTPUT", read, ""},
+		"exit code":    {"echo -n {} > $MODULATE_OUTPUT/result.json; exit 3", read, ""},
+		"nothing":      {"", read, "no such file"},
+		"removed":      {"rmdir $MODULATE_OUTPUT", read, "no such file"},
+		"link":         {"ln -s " + secret + " $MODULATE_OUTPUT/result.json", read, "escapes"},
+		"link up":      {"echo -n {} > ../result.json; ln -s ../result.json $MODULATE_OUTPUT/result.json", read, "escapes"},
+		"is a link":    {"rmdir $MODULATE_OUTPUT; ln -s /etc $MODULATE_OUTPUT", read, "no longer a directory"},
+		"is a file":    {"rmdir $MODULATE_OUTPUT; echo > $MODULATE_OUTPUT", read, "no longer a directory"},
+		"error":        {"", func(context.Context, *os.Root) error { return broken }, "broken"},
+		"panic":        {"", func(context.Context, *os.Root) error { panic("oh") }, "panic: oh"},
+		"nil function": {"", nil, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := run(t, job("bash", c.script, func(j *runner.Job) { j.Collect = c.collect }))
+			if r.End != runner.Exited || (c.want == "") != (r.Err == nil) || !strings.Contains(fmt.Sprint(r.Err), c.want) {
+				t.Errorf("%+v, want %q", r.Result, c.want)
+			}
+		})
+	}
+	if body, err := os.ReadFile(secret); string(body) != "secret" || err != nil {
+		t.Errorf("the secret is %q, %v", body, err)
+	}
+}
+
+// TestRemoved checks that the job's directory goes whatever is in it, and that
+// nothing beyond a link goes with it. run fails when anything is left.
+func TestRemoved(t *testing.T) {
+	outside := t.TempDir()
+	if err := os.WriteFile(filepath.Join(outside, "keep"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, script := range map[string]string{
+		"closed directories": "mkdir -p a/b/c; touch a/b/c/d; chmod 0 a/b/c; chmod 0 a/b; chmod 0 a",
+		"everything closed":  "mkdir a; touch a/b ../x; chmod 0 a $MODULATE_OUTPUT; chmod 0 .; chmod 0 ..",
+		"links out":          "ln -s " + outside + " a; mkdir b; ln -s " + outside + " b/c; chmod 0 b",
+		"one is a link":      "rmdir $MODULATE_OUTPUT; ln -s " + outside + " $MODULATE_OUTPUT",
+		"odd files":          "mkfifo a; ln -s b b; touch 'c\nd' $'\\xff'",
+		"deep":               "python3 -c 'import os\nfor i in range(5000): os.mkdir(\"d\"); os.chdir(\"d\")\nos.chmod(\".\", 0)'",
+		"many":               "touch $(seq 1500); mkdir d; touch d/$(seq -s ' d/' 1500)",
+	} {
+		t.Run(name, func(t *testing.T) {
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				loseRights(t)
+				good(t, run(t, job("bash", script)))
+			}()
+			<-done
+		})
+	}
+	if got := names(t, outside); !slices.Equal(got, []string{"keep"}) {
+		t.Errorf("outside there is %q left", got)
+	}
+}
+
+func TestDirectoryCannotBeMade(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := runner.Exec{Dir: file}.Run(t.Context(), job("sh", ""))
+	if r.End != runner.Failed || !strings.Contains(fmt.Sprint(r.Err), file) {
+		t.Errorf("%+v", r)
+	}
+}
