@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -23,6 +24,14 @@ const (
 	lost                  // another holds the task: at once
 	aborted               // the worker stops at once: the task is given back
 )
+
+// String says what happened, for the log.
+func (r reason) String() string {
+	return [...]string{
+		"it was not stopped", "the worker is to stop", "its lease could not be extended in time",
+		"its promise has ended", "another worker has its task", "the worker is to stop at once",
+	}[r]
+}
 
 var errStopped = errors.New("the script is to stop")
 
@@ -115,6 +124,7 @@ func (j *job) run() (promise.Record, error) {
 	j.w.enter(j)
 	defer j.w.leave(j)
 	defer j.abandon(nil)
+	j.note("an attempt begins", "")
 	j.startGuard()
 	res := j.execute()
 	j.w.point(PointRan)
@@ -122,8 +132,10 @@ func (j *job) run() (promise.Record, error) {
 	j.w.point(PointUploaded)
 	j.stopGuard()
 	if out != nil {
+		j.note("an attempt ends", string(out.Cause))
 		return j.settle(*out)
 	}
+	j.note("a script was stopped", j.reason().String())
 	defer j.shipRest()
 	switch j.reason() {
 	case drained, aborted:
@@ -147,6 +159,13 @@ func (j *job) execute() runner.Result {
 		return runner.Result{End: runner.Failed, Err: err}
 	}
 	return j.w.cfg.Runner.Run(j.script, spec)
+}
+
+// note logs what happens to j, where anyone asks for that.
+func (j *job) note(what, why string) {
+	if j.w.log.Enabled(j.base, slog.LevelInfo) {
+		j.w.log.Info(what, "id", j.id, "version", j.version, "attempt", j.number, "why", why)
+	}
 }
 
 // stop stops the script. Its output goes on being kept unless nobody will ever

@@ -57,6 +57,7 @@ func (j *job) fate(out *promise.Outcome, res runner.Result) {
 		j.badHost(out, j.left.err)
 	case out.Error != promise.Problem{}:
 	case res.Err != nil:
+		j.w.log.Warn("not all was in order with a script's output", "id", j.id, "version", j.version, "error", res.Err)
 		out.Error = problem("output", "not all of its output was taken", "%v", res.Err)
 	default:
 		out.Error = j.left.problem
