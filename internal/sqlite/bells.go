@@ -115,7 +115,8 @@ func (b *bells) Close() error {
 		p.end()
 	}
 	b.mu.Unlock()
-	err := b.sock.Close() // removes the socket too
+	err := os.Remove(filepath.Join(b.dir, b.name))
+	err = errors.Join(err, b.sock.Close())
 	b.work.Wait()
 	_ = os.Remove(b.dir) // unless others are in it
 	return err

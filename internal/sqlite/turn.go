@@ -23,8 +23,8 @@ import (
 // SQLite's write lock changes it.
 type turn struct{ f *os.File }
 
-// patience is how long a writer waits for its turn before it goes on without.
-const patience = 250 * time.Millisecond
+// courtesy is how long a writer waits for its turn before it goes on without.
+const courtesy = 250 * time.Millisecond
 
 func openTurn(path string) (*turn, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
@@ -40,7 +40,7 @@ func (t *turn) Close() error { return t.f.Close() }
 // take waits for the turn; the returned function ends it.
 func (t *turn) take() (end func()) {
 	fd := int(t.f.Fd())
-	over := time.Now().Add(patience)
+	over := time.Now().Add(courtesy)
 	for wait := 20 * time.Microsecond; ; wait = min(2*wait, time.Millisecond) {
 		if syscall.Flock(fd, syscall.LOCK_EX|syscall.LOCK_NB) == nil {
 			return func() { _ = syscall.Flock(fd, syscall.LOCK_UN) }

@@ -25,11 +25,12 @@ type Load struct {
 
 // Linearizable has clients create, read and replace few records at once, and
 // checks that every answer, a refusal's record too, fits one order of the
-// operations that agrees with time. What cannot be decided fails.
-func Linearizable(t *testing.T, load Load, s store.Store) {
+// operations that agrees with time. What cannot be decided fails. With several
+// handles on one store the clients use them in turn.
+func Linearizable(t *testing.T, load Load, handles ...store.Store) {
 	t.Helper()
 	for h := range load.Histories {
-		history := record1(t, load, h, s)
+		history := run(t, load, h, handles)
 		if t.Failed() {
 			return
 		}
@@ -93,8 +94,8 @@ func model() porcupine.Model {
 	}
 }
 
-// record1 records one history.
-func record1(t *testing.T, load Load, number int, s store.Store) []porcupine.Operation {
+// run records one history.
+func run(t *testing.T, load Load, number int, handles []store.Store) []porcupine.Operation {
 	var all sync.WaitGroup
 	parts := make([][]porcupine.Operation, load.Clients)
 	start := time.Now()
@@ -105,7 +106,7 @@ func record1(t *testing.T, load Load, number int, s store.Store) []porcupine.Ope
 			for range load.Operations {
 				in := ask(r, number, last)
 				began := time.Since(start).Nanoseconds()
-				out, err := tell(t.Context(), s, in)
+				out, err := tell(t.Context(), handles[client%len(handles)], in)
 				if err != nil {
 					t.Error(err)
 					return
