@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"modulate/internal/local"
+	"modulate/internal/promise"
+	"modulate/internal/store"
+	"modulate/workerd/runner"
+	"modulate/workerd/worker"
+)
+
+// here runs promises in this process, over a store that no server serves:
+// those that were asked for, and whatever their scripts submit, each at once.
+// Nothing else in the store is touched.
+type here struct {
+	local  *local.Local
+	worker *worker.Worker
+	spool  *local.Spool
+	app    *app
+
+	ctx  context.Context // of the executions
+	stop context.CancelFunc
+
+	mu      sync.Mutex
+	started map[string]bool
+	left    int   // executions that go on
+	failed  error // the first that could not be brought to an end
+	running sync.WaitGroup
+}
+
+// newHere returns a here over l. The second Ctrl-C kills at once.
+func newHere(l *local.Local, a *app) (*here, error) {
+	name := "cli-" + strings.ToLower(rand.Text()[:10])
+	spool, err := l.Spool(name)
+	if err != nil {
+		return nil, err
+	}
+	h := &here{local: l, app: a, spool: spool, started: map[string]bool{}}
+	w, err := worker.New(worker.Config{
+		Engine: l.Engine, Name: name, Runner: runner.Exec{}, Runtimes: runner.Runtimes(nil),
+		API: l.Handler(), OnSubmit: h.run, Spool: spool.Dir,
+	})
+	if err != nil {
+		return nil, errors.Join(err, spool.Close())
+	}
+	h.worker = w
+	h.ctx, h.stop = context.WithCancel(context.Background())
+	context.AfterFunc(a.signals.hard, w.Abort)
+	return h, nil
+}
+
+// run executes the promise with that id, once.
+func (h *here) run(id string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.started[id] || h.ctx.Err() != nil {
+		return
+	}
+	h.started[id] = true
+	h.left++
+	h.running.Go(func() {
+		_, err := h.worker.Execute(h.ctx, id)
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.left--
+		if err != nil && h.failed == nil && h.ctx.Err() == nil {
+			h.failed = fmt.Errorf("running %s: %w", id, err)
+		}
+	})
+}
+
+// resume executes id, and what it had submitted before it was broken off.
+func (h *here) resume(ctx context.Context, id string) error {
+	rec, err := h.local.Engine.Get(ctx, id)
+	if errors.Is(err, promise.ErrNotFound) {
+		return nil // who waits for it will say so
+	}
+	if err != nil {
+		return fmt.Errorf("reading %s: %w", id, err)
+	}
+	if !rec.State.Terminal() {
+		h.run(id)
+	}
+	const page = 100
+	for after := ""; ; {
+		children, err := h.local.Store.Children(ctx, id, after, page)
+		if err != nil {
+			return fmt.Errorf("looking for the children of %s: %w", id, err)
+		}
+		for _, child := range children {
+			if after = child.ID; !child.State.Terminal() {
+				h.run(child.ID)
+			}
+		}
+		if len(children) < page {
+			break
+		}
+	}
+	return h.resumeDetached(ctx, rec)
+}
+
+// resumeDetached executes the detached children of a promise whose ids count.
+func (h *here) resumeDetached(ctx context.Context, rec promise.Record) error {
+	for n := 1; ; n++ {
+		child, err := h.local.Store.Get(ctx, promise.DetachedID(rec.ID, n))
+		if errors.Is(err, store.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("looking for the detached children of %s: %w", rec.ID, err)
+		}
+		if !child.State.Terminal() {
+			h.run(child.ID)
+		}
+	}
+}
+
+// finish returns when everything that was started has ended. Once ctx is over
+// the scripts are killed and given back, at no cost to their retries.
+func (h *here) finish(ctx context.Context) error {
+	defer h.stop()
+	done := make(chan struct{})
+	go func() {
+		h.running.Wait()
+		close(done)
+	}()
+	said := time.AfterFunc(liveAfter, func() {
+		h.app.setStatus(fmt.Sprintf("waiting for %d more that it submitted", h.goingOn()))
+	})
+	defer said.Stop()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		h.stop()
+		h.app.setStatus("stopping what runs; Ctrl-C again kills it at once")
+		<-done
+	}
+	h.app.setStatus("")
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.failed
+}
+
+// goingOn returns how many executions go on.
+func (h *here) goingOn() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.left
+}
+
+// close gives up what newHere took. Nothing is left running.
+func (h *here) close() error {
+	h.stop()
+	h.running.Wait()
+	return h.spool.Close()
+}
