@@ -26,7 +26,12 @@ func serve(ctx context.Context, kind, dir, slots string, ready func(url string))
 	if err != nil {
 		return fmt.Errorf("slots: %w", err)
 	}
-	var run runner.Runner = runner.Exec{}
+	jobs, err := runner.OpenWorkplace("")
+	if err != nil {
+		return err
+	}
+	defer jobs.Close()
+	var run runner.Runner = runner.Exec{Dir: jobs.Dir}
 	if kind == "noop" {
 		run = noop{}
 	}

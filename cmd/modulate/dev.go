@@ -6,23 +6,19 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
-	"os"
 	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"modulate/functions/sweeper/sweep"
 	"modulate/internal/api"
 	"modulate/internal/local"
 	"modulate/internal/promise"
+	"modulate/internal/server"
 	"modulate/workerd/runner"
-	"modulate/workerd/worker"
 )
 
 // A dev is all of Modulate in one process: router and status over HTTP,
@@ -34,14 +30,6 @@ type dev struct {
 	drain    duration
 	verbose  bool
 }
-
-// The server's own limits. An answer may take as long as a wait, so writing
-// has none.
-const (
-	headerTime   = 10 * time.Second
-	idleTime     = 2 * time.Minute
-	shutdownTime = 2 * time.Second
-)
 
 func (a *app) devCommand() *cobra.Command {
 	d := &dev{app: a, drain: duration{value: 10 * time.Second, given: true}}
@@ -62,14 +50,8 @@ Killed in any way and started again, it goes on where it was.`,
 	return cmd
 }
 
-// A crew is a machine and how many attempts it runs at once.
-type crew struct {
-	machine string
-	slots   int
-}
-
 func (d *dev) run(ctx context.Context) error {
-	crews, err := parseMachines(d.machines)
+	machines, err := parseMachines(d.machines)
 	if err != nil {
 		return err
 	}
@@ -94,7 +76,7 @@ func (d *dev) run(ctx context.Context) error {
 	if err := lock.Announce("http://" + listener.Addr().String()); err != nil {
 		return err
 	}
-	return d.serve(ctx, l, listener, crews)
+	return d.serve(ctx, l, listener, machines)
 }
 
 // lock takes the folder. Who asks whether it is taken has it for a moment
@@ -122,105 +104,38 @@ const (
 	lockPause = 20 * time.Millisecond
 )
 
-// serve works and answers until ctx ends, and then lets everything end in good
-// order: the workers first, for who waits is to have an answer.
-func (d *dev) serve(ctx context.Context, l *local.Local, listener net.Listener, crews []crew) error {
-	ctx, fail := context.WithCancelCause(ctx)
-	defer fail(nil)
-	requests, endRequests := context.WithCancel(context.WithoutCancel(ctx))
-	defer endRequests()
-	server := &http.Server{
-		Handler: api.Loopback(l.Handler()), ReadHeaderTimeout: headerTime, IdleTimeout: idleTime,
-		BaseContext: func(net.Listener) context.Context { return requests },
-		ErrorLog:    slog.NewLogLogger(d.log().Handler(), slog.LevelWarn),
-	}
-	var answering, working sync.WaitGroup
-	answering.Go(func() {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			fail(fmt.Errorf("answering at %s: %w", listener.Addr(), err))
-		}
-	})
-	if err := d.work(ctx, l, crews, &working); err != nil {
-		fail(err)
-	} else if err := d.ready(listener, crews); err != nil {
-		fail(err)
-	}
-	<-ctx.Done()
-	d.setStatus("stopping; again to kill what runs")
-	working.Wait()
-	endRequests()
-	d.shutDown(server)
-	answering.Wait()
-	if err := context.Cause(ctx); !errors.Is(err, errInterrupted) {
-		return err
-	}
-	return nil
-}
-
-// work starts a worker for each crew, and the sweeper.
-func (d *dev) work(ctx context.Context, l *local.Local, crews []crew, working *sync.WaitGroup) error {
-	host, err := os.Hostname()
-	if err != nil {
-		host = "localhost"
-	}
-	cfg := worker.Config{
-		Engine: l.Engine, Roster: l.Store, Runner: runner.Exec{}, Runtimes: runner.Runtimes(nil),
-		API: l.Handler(), Drain: d.drain.value, Log: d.log(),
-	}
-	for _, c := range crews {
-		cfg.Machine, cfg.Slots = c.machine, c.slots
-		cfg.Name = fmt.Sprintf("dev-%s-%d-%s", host, os.Getpid(), c.machine)
-		if err := d.start(ctx, l, cfg, working); err != nil {
-			return err
-		}
-	}
-	working.Go(func() { l.Maintain(ctx) })
-	sweeper := sweep.New(sweep.Config{Engine: l.Engine, Log: d.log()})
-	working.Go(func() { sweeper.Run(ctx) }) // it ends with ctx and by nothing else
-	return nil
-}
-
-// start starts one worker, which has a spool of its own.
-func (d *dev) start(ctx context.Context, l *local.Local, cfg worker.Config, working *sync.WaitGroup) error {
-	spool, err := l.Spool(cfg.Name)
+// serve works and answers until ctx ends.
+func (d *dev) serve(ctx context.Context, l *local.Local, listener net.Listener, machines []server.Machine) error {
+	jobs, err := runner.OpenWorkplace("")
 	if err != nil {
 		return err
 	}
-	cfg.Spool = spool.Dir
-	w, err := worker.New(cfg)
-	if err != nil {
-		return errors.Join(err, spool.Close())
-	}
-	stop := context.AfterFunc(d.signals.hard, w.Abort)
-	working.Go(func() {
-		defer stop()
-		if err := errors.Join(w.Run(ctx), spool.Close()); err != nil {
-			d.line("error: the worker for " + cfg.Machine + ": " + err.Error())
-		}
+	defer jobs.Close()
+	stopping := context.AfterFunc(ctx, func() { d.setStatus("stopping; again to kill what runs") })
+	defer stopping()
+	err = server.Run(ctx, server.Config{
+		Local: l, Listener: listener, Machines: machines,
+		Runner: runner.Exec{Dir: jobs.Dir}, Runtimes: runner.Runtimes(nil),
+		Drain: d.drain.value, Hard: d.signals.hard, Log: d.log(),
+		Ready: func() error { return d.ready(listener, machines) },
 	})
+	if !errors.Is(err, errInterrupted) {
+		return err
+	}
 	return nil
 }
 
 // ready says that all is up, in one line on stdout, and about a gpu without a
 // device.
-func (d *dev) ready(listener net.Listener, crews []crew) error {
+func (d *dev) ready(listener net.Listener, machines []server.Machine) error {
 	var list []string
-	for _, c := range crews {
-		list = append(list, fmt.Sprintf("%s:%d", c.machine, c.slots))
-		if c.machine == "gpu" && !hasGPU() {
+	for _, m := range machines {
+		list = append(list, fmt.Sprintf("%s:%d", m.Name, m.Slots))
+		if m.Name == "gpu" && !hasGPU() {
 			d.line("there is no NVIDIA device here: scripts for gpu run all the same, without one")
 		}
 	}
 	return d.print(fmt.Sprintf("listening on http://%s, store %s, machines %s\n", listener.Addr(), d.storeDir(), strings.Join(list, " ")))
-}
-
-// shutDown lets the last answers out.
-func (d *dev) shutDown(server *http.Server) {
-	ctx, cancel := context.WithTimeout(d.signals.hard, shutdownTime)
-	defer cancel()
-	if server.Shutdown(ctx) != nil {
-		server.Close() // what has no answer by now asks again
-	}
 }
 
 // log is where the parts of dev write what goes wrong.
@@ -234,16 +149,16 @@ func (d *dev) log() *slog.Logger {
 
 // parseMachines reads a list such as cpu:4,gpu. Without a number a cpu has a
 // slot for each processor, every other machine one.
-func parseMachines(list string) (crews []crew, err error) {
+func parseMachines(list string) (machines []server.Machine, err error) {
 	seen := map[string]bool{}
 	for item := range strings.SplitSeq(list, ",") {
 		name, number, counted := strings.Cut(strings.TrimSpace(item), ":")
-		c := crew{machine: name, slots: 1}
+		m := server.Machine{Name: name, Slots: 1}
 		if name == api.DefaultTarget {
-			c.slots = runtime.NumCPU()
+			m.Slots = runtime.NumCPU()
 		}
 		if counted {
-			if c.slots, err = strconv.Atoi(number); err != nil || c.slots < 1 || c.slots > maxSlots {
+			if m.Slots, err = strconv.Atoi(number); err != nil || m.Slots < 1 || m.Slots > maxSlots {
 				return nil, badInput("--machines %q: %q is no number of slots; want 1 to %d, as in cpu:2,gpu:1", list, number, maxSlots)
 			}
 		}
@@ -254,9 +169,9 @@ func parseMachines(list string) (crews []crew, err error) {
 			return nil, badInput("--machines %q: %s is there twice", list, name)
 		}
 		seen[name] = true
-		crews = append(crews, c)
+		machines = append(machines, m)
 	}
-	return crews, nil
+	return machines, nil
 }
 
 // maxSlots is the most attempts that one worker of dev runs at once.

@@ -11,6 +11,7 @@ import (
 
 	"modulate/internal/local"
 	"modulate/internal/promise"
+	"modulate/internal/queue"
 	"modulate/internal/store"
 	"modulate/workerd/runner"
 	"modulate/workerd/worker"
@@ -23,6 +24,7 @@ type here struct {
 	local  *local.Local
 	worker *worker.Worker
 	spool  *local.Spool
+	jobs   *runner.Workplace
 	app    *app
 
 	ctx  context.Context // of the executions
@@ -42,18 +44,38 @@ func newHere(l *local.Local, a *app) (*here, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &here{local: l, app: a, spool: spool, started: map[string]bool{}}
+	jobs, err := runner.OpenWorkplace("")
+	if err != nil {
+		return nil, errors.Join(err, spool.Close())
+	}
+	h := &here{local: l, app: a, spool: spool, jobs: jobs, started: map[string]bool{}}
 	w, err := worker.New(worker.Config{
-		Engine: l.Engine, Name: name, Runner: runner.Exec{}, Runtimes: runner.Runtimes(nil),
+		Engine: l.Engine, Name: name, Runner: runner.Exec{Dir: jobs.Dir}, Runtimes: runner.Runtimes(nil),
 		API: l.Handler(), OnSubmit: h.run, Spool: spool.Dir,
 	})
 	if err != nil {
-		return nil, errors.Join(err, spool.Close())
+		return nil, errors.Join(err, jobs.Close(), spool.Close())
 	}
 	h.worker = w
 	h.ctx, h.stop = context.WithCancel(context.Background())
 	context.AfterFunc(a.signals.hard, w.Abort)
+	l.Engine.Queue = unsent{Queue: l.Queue, ctx: h.ctx}
 	return h, nil
+}
+
+// unsent is the queue while promises are run here: nobody need be told of
+// them. What is given back when ctx has ended is sent for; what is left by a
+// kill, the sweep of the next server sends for.
+type unsent struct {
+	queue.Queue
+	ctx context.Context
+}
+
+func (u unsent) Send(ctx context.Context, machine string, body []byte, delay time.Duration) error {
+	if u.ctx.Err() == nil {
+		return nil
+	}
+	return u.Queue.Send(ctx, machine, body, delay)
 }
 
 // run executes the promise with that id, once.
@@ -159,5 +181,5 @@ func (h *here) goingOn() int {
 func (h *here) close() error {
 	h.stop()
 	h.running.Wait()
-	return h.spool.Close()
+	return errors.Join(h.jobs.Close(), h.spool.Close())
 }
