@@ -37,6 +37,7 @@ type Config struct {
 	Machines []Machine
 	Runner   runner.Runner
 	Runtimes map[string][]string
+	Temp     string          // directory for the scripts' sockets; "": the system's
 	Drain    time.Duration   // how long scripts may go on once it is to stop
 	Hard     context.Context // when it ends, scripts are killed at once
 	Ready    func() error    // called once, when everything is up
@@ -109,7 +110,7 @@ func (s *server) work(ctx context.Context) error {
 		w, err := worker.New(worker.Config{
 			Engine: s.Local.Engine, Roster: s.Local.Store, Machine: m.Name, Slots: m.Slots, Name: name,
 			Runner: s.Runner, Runtimes: s.Runtimes, API: s.Local.Handler(),
-			Spool: spool.Dir, Drain: s.Drain, Log: s.Log,
+			Spool: spool.Dir, Temp: s.Temp, Drain: s.Drain, Log: s.Log,
 		})
 		if err != nil {
 			return errors.Join(err, spool.Close())
