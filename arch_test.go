@@ -58,8 +58,8 @@ var rules = map[string]rule{
 
 	"internal/engine": {ours: ports},
 	"internal/api":    {ours: shell, others: []string{"github.com/go-json-experiment/json", "github.com/oklog/ulid/v2"}},
-	"internal/sim":    {}, // tests only
-	"internal/chaos":  {}, // tests only
+	"internal/sim":    {},                                     // tests only
+	"internal/chaos":  {others: []string{"golang.org/x/sys"}}, // tests only
 	"internal/local": {
 		ours: append([]string{
 			"internal/sqlite", "internal/store/sqlitestore", "internal/queue/sqlitequeue", "internal/blob/fileblob",

@@ -1,0 +1,106 @@
+//go:build linux
+
+package chaos
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"modulate/internal/api"
+)
+
+// `modulate dev` killed -9 during work goes on after a restart, on the same
+// folder.
+func TestDevKilledGoesOnAfterARestart(t *testing.T) {
+	t.Parallel()
+	ctx, w := deadline(t, time.Minute), newWorld(t)
+	dev := w.dev(ctx, t, "--machines", "cpu:1")
+	running := w.submit(ctx, t, w.call("running", hangsOnce))
+	waiting := w.submit(ctx, t, w.call("waiting", "note(\"end\")\n"))
+	w.witness.saw(ctx, t, running, 1, "start")
+	scripts := w.scriptsOf(t, dev)
+	w.front.set("")
+	dev.kill()
+	for _, script := range scripts {
+		gone(t, script, 5*time.Second)
+	}
+	w.aMinuteLater(ctx, t) // for the one that waits
+	dev = w.dev(ctx, t, "--machines", "cpu:1")
+	w.settled(ctx, t, running)
+	w.settled(ctx, t, waiting)
+	dev.stop(ctx, t)
+	w.check(ctx, t)
+}
+
+// A second dev on one folder is refused, with a sentence and exit code 2; the
+// first goes on.
+func TestASecondDevIsRefused(t *testing.T) {
+	t.Parallel()
+	ctx, w := deadline(t, time.Minute), newWorld(t)
+	dev := w.dev(ctx, t, "--machines", "cpu:1")
+	second := start(t, "second dev", w.env(), program("modulate"), "dev", "--dir", w.dir, "--listen", "127.0.0.1:0")
+	if code := second.exit(ctx, t); code != 2 {
+		t.Errorf("the second dev exited with %d, want 2", code)
+	}
+	if said := second.stderr.String(); !strings.Contains(said, "error:") || !strings.Contains(said, w.dir) {
+		t.Errorf("the second dev does not say which folder is taken: %q", said)
+	}
+	id := w.submit(ctx, t, w.call("only", "note(\"end\")\n"))
+	w.settled(ctx, t, id)
+	dev.stop(ctx, t)
+	w.check(ctx, t)
+}
+
+// kill -9 during SQLite's commits: whatever was answered is there, and the
+// file is whole after each kill.
+func TestKilledDuringCommits(t *testing.T) {
+	t.Parallel()
+	const every, callers = 8, 16
+	kills := 25
+	if testing.Short() {
+		kills = 5
+	}
+	ctx, w := deadline(t, 90*time.Second), newWorld(t)
+	server := w.serve(ctx, t, "server", role{})
+	answers := newFeed[string]()
+	all := flood(ctx, (kills+1)*every, callers, func(ctx context.Context, name string) error {
+		call := w.call(name, "note(\"end\")\n")
+		err := w.insist(ctx, func() error {
+			_, _, err := w.client.Submit(ctx, call, api.SubmitOptions{Async: true})
+			return err
+		})
+		answers.add(call.ID)
+		return err
+	})
+	for kill := range kills {
+		// Right after an answer the next commits are under way.
+		if err := answers.awaitCount(ctx, (kill+1)*every, always); err != nil {
+			t.Fatal(err)
+		}
+		w.front.set("")
+		server.kill()
+		w.wantWhole(ctx, t)
+		answered, _ := answers.all()
+		server = w.serve(ctx, t, "server", role{})
+		for _, id := range answered {
+			if _, err := w.client.Get(ctx, id, 0); err != nil {
+				t.Fatalf("%s was answered and is lost: %v", id, err)
+			}
+		}
+	}
+	if err := all(); err != nil {
+		t.Fatal(err)
+	}
+	w.aMinuteLater(ctx, t) // for the messages that went down with a server
+	a := w.worker(t, "a", "--slots", "2")
+	answered, _ := answers.all()
+	for _, id := range answered {
+		w.settled(ctx, t, id)
+	}
+	a.stop(ctx, t)
+	w.check(ctx, t)
+}
+
+func always(string) bool { return true }

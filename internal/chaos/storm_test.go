@@ -1,0 +1,152 @@
+//go:build linux
+
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"modulate/internal/api"
+	"modulate/internal/promise"
+)
+
+// stormSize is how many submissions there are, and how often each process is
+// killed at least. With -short it is a breeze.
+func stormSize() (submissions, kills int) {
+	if testing.Short() {
+		return 150, 3
+	}
+	return 1000, 20
+}
+
+// A victim is a process that is killed and started again, over and over.
+type victim struct {
+	process *child
+	restart func() *child
+}
+
+// Server and two workers killed with kill -9, at least 20 times each, while
+// 1,000 submissions run: none lost, none settled twice, no script left running
+// without its worker, no attempt that the witness knows and the store does
+// not.
+func TestServerAndTwoWorkersKilledTwentyTimesEach(t *testing.T) {
+	t.Parallel()
+	ctx, w := deadline(t, 3*time.Minute), newWorld(t)
+	submissions, kills := stormSize()
+	victims := []*victim{
+		{restart: func() *child { return w.dev(ctx, t, "--machines", "cpu:2") }},
+		{restart: func() *child { return w.worker(t, "a", "--slots", "2") }},
+		{restart: func() *child { return w.worker(t, "b", "--slots", "2") }},
+	}
+	for _, v := range victims {
+		v.process = v.restart()
+	}
+	all := flood(ctx, submissions, 64, w.one)
+	w.rampage(ctx, t, victims, kills, submissions)
+	w.aMinuteLater(ctx, t) // for messages that went down with a process
+	if err := all(); err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range victims {
+		v.process.stop(ctx, t)
+	}
+	w.check(ctx, t)
+}
+
+// flood does n submissions by that many callers, each of whom does one after
+// the other. The function that it returns waits for all.
+func flood(ctx context.Context, n, callers int, submit func(ctx context.Context, name string) error) (wait func() error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	numbers := make(chan int)
+	go func() {
+		defer close(numbers)
+		for i := range n {
+			select {
+			case numbers <- i:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	var all sync.WaitGroup
+	for range callers {
+		all.Go(func() {
+			for i := range numbers {
+				if err := submit(ctx, fmt.Sprintf("%04d", i)); err != nil {
+					cancel(err)
+				}
+			}
+		})
+	}
+	return func() error {
+		all.Wait()
+		defer cancel(nil)
+		return context.Cause(ctx)
+	}
+}
+
+// one submits a short script and waits for its end.
+func (w *world) one(ctx context.Context, name string) error {
+	call := w.call(name, "time.sleep(0.01)\nnote(\"end\")\n")
+	var p api.Promise
+	err := w.insist(ctx, func() (err error) {
+		p, _, err = w.client.Submit(ctx, call, api.SubmitOptions{Wait: 10 * time.Second})
+		return err
+	})
+	if err == nil {
+		p, err = w.wait(ctx, call.ID)
+	}
+	if err != nil {
+		return fmt.Errorf("submission %s: %w", call.ID, err)
+	}
+	if p.State != promise.Resolved.String() && p.Outcome.Cause != string(promise.CauseExhausted) {
+		return fmt.Errorf("submission %s is %s (%s), want resolved", call.ID, p.State, p.Outcome.Cause)
+	}
+	return nil
+}
+
+// rampage kills the victims in turn, each so often, spread over the starts of
+// so many scripts. No script may outlive its worker.
+func (w *world) rampage(ctx context.Context, t *testing.T, victims []*victim, kills, scripts int) {
+	t.Helper()
+	every := scripts * 9 / 10 / (len(victims) * kills)
+	for i := range len(victims) * kills {
+		if err := w.witness.awaitCount(ctx, (i+1)*every, started); err != nil {
+			t.Fatalf("before kill %d: scripts started: %v", i+1, err)
+		}
+		v := victims[i%len(victims)]
+		scripts := w.scriptsOf(t, v.process)
+		if v == victims[0] {
+			w.front.set("")
+		}
+		v.process.kill()
+		for _, script := range scripts {
+			gone(t, script, 5*time.Second)
+		}
+		v.process = v.restart()
+	}
+}
+
+func started(e entry) bool { return e.what == "start" }
+
+// scriptsOf returns handles on the scripts that run under a worker now.
+func (w *world) scriptsOf(t *testing.T, worker *child) []handle {
+	t.Helper()
+	entries, _ := w.witness.all()
+	running := map[int]bool{}
+	for _, e := range entries {
+		running[e.pid] = e.what != "end"
+	}
+	var scripts []handle
+	for pid, yes := range running {
+		if yes && parentOf(pid) == worker.cmd.Process.Pid {
+			if h, ok := hold(t, pid); ok {
+				scripts = append(scripts, h)
+			}
+		}
+	}
+	return scripts
+}
