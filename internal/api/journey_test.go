@@ -2,11 +2,11 @@ package api_test
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -179,50 +179,46 @@ func TestJourneyOverRestart(t *testing.T) {
 	s := store.NewMemory()
 	e := &engine.Engine{Store: s, Queue: queue.NewMemory("cpu"), Blobs: blob.NewMemory()}
 	h := api.Join(dispatch.New(dispatch.Config{Engine: e}), read.New(read.Config{Engine: e}))
-	asked := make(chan struct{}, 100)
-	front := func(srv *httptest.Server) *httptest.Server {
-		srv.Config.Handler = h
-		srv.Start()
-		return srv
+	waits := make(chan struct{}, 100)
+	serve := func(address string) (string, func()) {
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Prefer") != "" {
+				waits <- struct{}{}
+			}
+			h.ServeHTTP(w, r)
+		})}
+		go srv.Serve(l)
+		return l.Addr().String(), func() { srv.Close() }
 	}
-	first := front(httptest.NewUnstartedServer(nil))
-	c := api.NewClient(first.URL, nil)
+	address, kill := serve("127.0.0.1:0")
+	c := api.NewClient(address, nil)
 	defer c.Close()
 	source := "1\n"
 	if _, _, err := c.Submit(t.Context(), api.Submit{ID: "x", Machine: "cpu", Script: api.Script{Name: "a", Source: &source}}, api.SubmitOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	c.OnRetry = func(error, time.Duration) { asked <- struct{}{} }
+	away := make(chan struct{}, 1000)
+	c.OnRetry = func(error, time.Duration) { away <- struct{}{} }
 	ended := make(chan api.Promise, 1)
 	go func() {
-		p, err := c.WaitTerminal(context.WithoutCancel(t.Context()), "x", nil)
+		p, err := c.WaitTerminal(t.Context(), "x", nil)
 		if err != nil {
 			t.Error(err)
 		}
 		ended <- p
 	}()
-	address := first.Listener.Addr().String()
-	first.CloseClientConnections()
-	first.Listener.Close()
-	<-asked
-	second := httptest.NewUnstartedServer(nil)
-	second.Listener.Close()
-	second.Listener = listen(t, address)
-	front(second)
-	defer second.Close()
+	<-waits
+	kill()
+	<-away
+	_, kill = serve(address)
+	defer kill()
+	<-waits
 	run(t, e, "x", "")
 	if p := <-ended; p.State != "resolved" {
 		t.Errorf("got %+v", p)
 	}
-	first.Close()
-}
-
-// listen takes an address that was in use a moment ago.
-func listen(t *testing.T, address string) net.Listener {
-	t.Helper()
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return l
 }
