@@ -145,8 +145,10 @@ func TestSpoolFiles(t *testing.T) {
 		s.keep(o)
 		s.keep(o) // again is no harm
 	}
-	if err := os.WriteFile(filepath.Join(dir, "half"+keptSuffix), []byte{0xff}, 0o600); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"garbled" + keptSuffix, "a" + keptSuffix + halfSuffix} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte{0xff}, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	again, err := openSpool(dir, log)
 	if err != nil {
@@ -160,7 +162,7 @@ func TestSpoolFiles(t *testing.T) {
 	for _, o := range got {
 		again.drop(o)
 	}
-	if names := spooled(t, dir); !slices.Equal(names, []string{"half.outcome.bad"}) {
+	if names := spooled(t, dir); !slices.Equal(names, []string{"garbled.outcome.bad"}) {
 		t.Errorf("left: %q, want only what could not be read, set aside", names)
 	}
 }

@@ -40,7 +40,11 @@ type spool struct {
 	held []kept // handed over, oldest first
 }
 
-const keptSuffix = ".outcome"
+// A file of the spool, and one that is not whole yet.
+const (
+	keptSuffix = ".outcome"
+	halfSuffix = ".half"
+)
 
 // openSpool makes the directory and takes over what is in it.
 func openSpool(dir string, log *slog.Logger) (*spool, error) {
@@ -56,8 +60,12 @@ func openSpool(dir string, log *slog.Logger) (*spool, error) {
 		return nil, fmt.Errorf("reading the spool: %w", err)
 	}
 	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), keptSuffix) {
-			s.load(filepath.Join(dir, e.Name()))
+		path := filepath.Join(dir, e.Name())
+		switch {
+		case strings.HasSuffix(path, keptSuffix):
+			s.load(path)
+		case strings.HasSuffix(path, keptSuffix+halfSuffix):
+			os.Remove(path) // the process died while writing it
 		}
 	}
 	return s, nil
@@ -104,10 +112,10 @@ func (s *spool) write(o kept) error {
 		return err
 	}
 	path := s.path(o)
-	if err := writeSynced(path+".tmp", b); err != nil {
+	if err := writeSynced(path+halfSuffix, b); err != nil {
 		return err
 	}
-	if err := os.Rename(path+".tmp", path); err != nil {
+	if err := os.Rename(path+halfSuffix, path); err != nil {
 		return err
 	}
 	return syncDir(s.dir)
