@@ -34,7 +34,9 @@ func BenchmarkHello(b *testing.B) {
 			b.Fatal(out.String(), err)
 		}
 	}
-	exe := runner.Exec{Dir: b.TempDir()}
+	spares := &runner.Spares{}
+	defer spares.Close()
+	exe := runner.Exec{Dir: b.TempDir(), Spares: spares}
 	run := func() {
 		var out, errs bytes.Buffer
 		res := exe.Run(b.Context(), runner.Job{

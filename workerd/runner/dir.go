@@ -20,16 +20,28 @@ import (
 //
 //	work/    the working directory, HOME and TMPDIR: at first the script and its inputs
 //	output/  MODULATE_OUTPUT
-//
-// There are no more, for a directory's end may take 0.1 ms (ext4).
 type jobDir string
+
+// tempDir is where things are made that parent names: "" is the system's
+// directory for them.
+func tempDir(parent string) (string, error) {
+	if parent == "" {
+		parent = os.TempDir()
+	}
+	return filepath.Abs(parent)
+}
+
+// nameJobDir names a directory that a job may have in parent.
+func nameJobDir(parent string) jobDir {
+	return jobDir(filepath.Join(parent, "modulate-"+strings.ToLower(rand.Text()[:13])))
+}
 
 func newJobDir(parent string) (jobDir, error) {
 	parent, err := tempDir(parent)
 	if err != nil {
 		return "", fmt.Errorf("making the job's directory: %w", err)
 	}
-	d := jobDir(filepath.Join(parent, "modulate-"+strings.ToLower(rand.Text()[:13])))
+	d := nameJobDir(parent)
 	for _, dir := range []string{string(d), d.work(), d.output()} {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return "", errors.Join(fmt.Errorf("making the job's directory: %w", err), d.remove())

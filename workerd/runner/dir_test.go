@@ -197,3 +197,44 @@ func TestDirectoryCannotBeMade(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 }
+
+// TestSpares runs scripts that leave everything in disorder one after the
+// other: each finds a place as the first one did, but for its name.
+func TestSpares(t *testing.T) {
+	spares := &runner.Spares{}
+	exe := runner.Exec{Dir: t.TempDir(), Spares: spares}
+	const look = "ls -A . $MODULATE_OUTPUT .. | sed s:/.*/:: ; stat -c %a . .. $MODULATE_OUTPUT; echo $MODULATE_OUTPUT >&2; "
+	var first string
+	seen := map[string]bool{}
+	for _, mess := range []string{
+		"", "touch a; mkdir -p b/c/d; touch b/c/d/e; chmod 0 b/c b", "echo x > $MODULATE_OUTPUT/f; chmod 0 $MODULATE_OUTPUT . ..", "touch ../x; mkdir ../y ../y/z",
+		"rm -r $MODULATE_OUTPUT", "rm -r $MODULATE_OUTPUT; ln -s / $MODULATE_OUTPUT", "cd ..; rm -r work; mkfifo work", "mv ../output ../o; mv ../work ../w", "chmod 1777 .", "touch $(seq 500)",
+		"rm -rf $PWD/..", "mv ../ ../../elsewhere; mkdir ../../elsewhere/x", "",
+	} {
+		var out, errs strings.Builder
+		r := exe.Run(t.Context(), job("bash", look+mess, func(j *runner.Job) { j.Stdout, j.Stderr = &out, &errs }))
+		if first == "" {
+			first = out.String()
+		}
+		output, _, _ := strings.Cut(errs.String(), "\n")
+		if r.End != runner.Exited || r.Err != nil || out.String() != first || seen[output] {
+			t.Errorf("before %q: %+v, %s\n%s", mess, r, output, out.String())
+		}
+		seen[output] = true
+	}
+	if left := names(t, exe.Dir); len(left) > 2 { // the spare one, and what was moved elsewhere
+		t.Errorf("left are %q", left)
+	}
+	if err := os.RemoveAll(filepath.Join(exe.Dir, "elsewhere")); err != nil {
+		t.Fatal(err)
+	}
+	if err := spares.Close(); err != nil {
+		t.Error(err)
+	}
+	if r := exe.Run(t.Context(), job("sh", "")); r.Err != nil {
+		t.Error(r.Err)
+	}
+	if left := names(t, exe.Dir); len(left) != 0 {
+		t.Errorf("closed, and left are %q", left)
+	}
+}

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -27,20 +25,21 @@ const DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 // its MODULATE_OUTPUT in their environment. On Linux a script dies with its
 // worker.
 type Exec struct {
-	Dir  string // where the jobs' directories are made; "": the system's
-	Path string // PATH of scripts; "": DefaultPath
+	Dir    string  // where the jobs' directories are made; "": the system's
+	Path   string  // PATH of scripts; "": DefaultPath
+	Spares *Spares // keeps the emptied directories of jobs for the next; nil: each is removed
 }
 
 var _ Runner = Exec{}
 
 // Run implements [Runner].
 func (e Exec) Run(ctx context.Context, job Job) (res Result) {
-	dir, err := newJobDir(e.Dir)
+	dir, err := e.Spares.take(e.Dir)
 	if err != nil {
 		return failed(err)
 	}
 	defer func() {
-		if err := dir.remove(); err != nil {
+		if err := e.Spares.give(dir); err != nil {
 			res.Err = errors.Join(res.Err, fmt.Errorf("removing the job's directory: %w", err))
 		}
 	}()
@@ -71,23 +70,41 @@ func (e Exec) execute(ctx context.Context, job Job, dir jobDir) Result {
 		return failed(err)
 	}
 	cmd.files = std.child()
-	p, err := start(cmd)
-	std.closeChild()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	p, end, err := attend(ctx, job, cmd, func(err error) {
+		std.closeChild()
+		if err == nil {
+			std.begin(func(err error) { cancel(&inputError{err}) })
+		}
+	})
 	if err != nil {
 		std.abandon()
 		return failed(fmt.Errorf("starting %s: %w", cmd.argv[0], err))
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	std.begin(func(err error) { cancel(&inputError{err}) })
-	end := p.supervise(ctx, job)
 	errStreams := std.end()
-
 	var input *inputError
 	if end == Killed && errors.As(context.Cause(ctx), &input) {
 		return failed(input)
 	}
 	return p.result(end, errStreams)
+}
+
+// attend starts a process, tells begun, and returns when it and all that it
+// started are dead, with why it ended. The calling goroutine keeps its thread
+// meanwhile: on Linux the process is killed when the thread that started it
+// ends (PR_SET_PDEATHSIG(2const)).
+func attend(ctx context.Context, job Job, cmd command, begun func(error)) (*process, End, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	p := &process{pidfd: -1, begin: time.Now(), done: make(chan struct{})}
+	err := p.fork(cmd)
+	begun(err)
+	if err != nil {
+		return nil, Failed, err
+	}
+	go p.wait(cmd.marker)
+	return p, p.supervise(ctx, job), nil
 }
 
 func failed(err error) Result { return Result{End: Failed, Err: err} }
@@ -161,31 +178,6 @@ func (e Exec) path() string {
 	return DefaultPath
 }
 
-// start starts cmd.
-func start(cmd command) (*process, error) {
-	p := &process{pidfd: -1, exited: make(chan struct{}), done: make(chan struct{})}
-	started := make(chan error, 1)
-	go p.hold(cmd, started)
-	if err := <-started; err != nil {
-		return nil, err
-	}
-	go p.wait(cmd.marker)
-	return p, nil
-}
-
-// hold starts the process from a thread that lives as long as it does: on
-// Linux the process is killed when that thread ends (PR_SET_PDEATHSIG(2const)).
-func (p *process) hold(cmd command, started chan<- error) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	p.begin = time.Now()
-	err := p.fork(cmd)
-	started <- err
-	if err == nil {
-		<-p.done
-	}
-}
-
 // fork starts the process. A script that was just written may be held open
 // for writing by a process that another goroutine is forking at this moment;
 // it is over when that one has executed (golang.org/issue/22315).
@@ -212,16 +204,16 @@ func (p *process) supervise(ctx context.Context, job Job) End {
 	}
 	end := Exited
 	select {
-	case <-p.exited:
+	case <-p.done:
+		return Exited
 	case <-timeout:
 		end = TimedOut
 	case <-ctx.Done():
 		end = Killed
 	}
-	select {
-	case <-p.exited: // it was faster
+	if p.exited.Load() { // it was faster
 		end = Exited
-	default:
+	} else {
 		p.stop(ctx, end, job.Grace)
 	}
 	<-p.done
@@ -253,7 +245,7 @@ func (p *process) grace(ctx context.Context, end End, limit time.Duration) {
 	}
 	for {
 		select {
-		case <-p.exited:
+		case <-p.done:
 			return
 		case <-timer.C:
 			return
@@ -281,12 +273,4 @@ func (p *process) result(end End, err error) Result {
 		res.Code = p.status.ExitStatus()
 	}
 	return res
-}
-
-// tempDir is where the jobs' directories are made.
-func tempDir(dir string) (string, error) {
-	if dir == "" {
-		dir = os.TempDir()
-	}
-	return filepath.Abs(dir)
 }

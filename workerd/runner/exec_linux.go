@@ -29,7 +29,7 @@ func (p *process) wait(marker string) {
 		p.err = fmt.Errorf("waiting for process %d: %w", p.pid, err)
 	}
 	p.wall = time.Since(p.begin)
-	close(p.exited)
+	p.exited.Store(true)
 	t := tree{leader: p.pid, marker: []byte(marker), brief: p.wall < briefRun}
 	p.err = errors.Join(p.err, t.kill(), p.reap())
 }

@@ -30,7 +30,7 @@ func (p *process) wait(string) {
 	p.mu.Lock()
 	p.reaped = true
 	p.mu.Unlock()
-	close(p.exited)
+	p.exited.Store(true)
 	for begin := time.Now(); syscall.Kill(-p.pid, syscall.SIGKILL) == nil; time.Sleep(time.Millisecond) {
 		if time.Since(begin) > groupLimit {
 			p.err = fmt.Errorf("process group %d lives on %v after SIGKILL", p.pid, groupLimit)

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -12,8 +13,8 @@ type process struct {
 	pid    int
 	pidfd  int // -1 where there is none
 	begin  time.Time
-	exited chan struct{} // closed when the leader has ended
-	done   chan struct{} // closed when all that it started is dead, and it is reaped
+	exited atomic.Bool   // the leader has ended
+	done   chan struct{} // closed when all that it started is dead too, and it is reaped
 
 	mu     sync.Mutex
 	reaped bool // its number may be another's

@@ -4,9 +4,11 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
 )
 
 // remove removes the directory with all that is in it, also where the script
@@ -14,109 +16,140 @@ import (
 // descriptors however deep the script has nested its directories: whatever
 // directory it meets it moves to the top first.
 func (d jobDir) remove() error {
-	info, err := os.Lstat(string(d))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil || !info.IsDir() {
-		return errors.Join(fmt.Errorf("%s is no directory", d), err)
-	}
-	if err := os.Chmod(string(d), 0o700); err != nil {
-		return err
-	}
-	root, err := os.OpenRoot(string(d))
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	f := flattener{root: root}
-	if err := f.each(".", func(e fs.DirEntry) error { return f.remove(e) }); err != nil {
-		return err
-	}
-	return os.Remove(string(d))
-}
-
-// A flattener removes what is in root.
-type flattener struct {
-	root  *os.Root
-	name  string // what moved directories' names start with
-	moved int
-}
-
-// remove removes an entry of the root. What a directory holds but files ends
-// up in the root.
-func (f *flattener) remove(e fs.DirEntry) error {
-	if !e.IsDir() {
-		return f.root.Remove(e.Name())
-	}
-	if err := f.unlock(e.Name()); err != nil {
-		return err
-	}
-	err := f.each(e.Name(), func(child fs.DirEntry) error {
-		path := e.Name() + "/" + child.Name()
-		if child.IsDir() {
-			return f.lift(path)
-		}
-		return f.root.Remove(path)
-	})
-	if err != nil {
-		return err
-	}
-	return f.root.Remove(e.Name())
-}
-
-// lift moves a directory to the root.
-func (f *flattener) lift(path string) error {
-	err := f.root.Remove(path)
+	err := d.empty(nil)
 	if err == nil {
-		return nil // it was empty
+		err = os.Remove(string(d))
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // the script was faster
+	}
+	return err
+}
+
+// empty removes what is in the directory, but for the directories in keep,
+// which it empties.
+func (d jobDir) empty(keep []string) error {
+	root, err := openDir(unix.AT_FDCWD, string(d))
+	if err != nil {
+		return fmt.Errorf("opening %s: %w", d, err)
+	}
+	defer unix.Close(root)
+	f := flattener{root: root, keep: keep, buf: make([]byte, 4<<10)}
+	if err := f.each(root, f.remove); err != nil {
+		return fmt.Errorf("emptying %s: %w", d, err)
+	}
+	return nil
+}
+
+// openDir opens the directory that name is in at, never through a link, and
+// takes all rights to it.
+func openDir(at int, name string) (int, error) {
+	const flag = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	fd, err := unix.Openat(at, name, flag, 0)
+	if err == unix.EACCES { // so it is a directory
+		if err := unix.Fchmodat(at, name, 0o700, 0); err != nil {
+			return -1, err
+		}
+		fd, err = unix.Openat(at, name, flag, 0)
+	}
+	if err != nil {
+		return -1, err
+	}
+	var stat unix.Stat_t
+	err = unix.Fstat(fd, &stat)
+	if err == nil && stat.Mode&0o7777 != 0o700 {
+		err = unix.Fchmod(fd, 0o700)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// A flattener removes what is in a directory.
+type flattener struct {
+	root  int      // its descriptor
+	keep  []string // directories in it that are only emptied
+	name  string   // what the names of moved directories start with
+	moved int
+	buf   []byte
+}
+
+// each calls do for every entry of a directory, again and again until do has
+// changed nothing: a directory that changes may not tell all it holds at once.
+func (f *flattener) each(dir int, do func(name string) (changed bool, err error)) error {
+	for again := true; again; {
+		again = false
+		if _, err := unix.Seek(dir, 0, 0); err != nil {
+			return err
+		}
+		for {
+			n, err := unix.ReadDirent(dir, f.buf)
+			if err != nil {
+				return err
+			}
+			if n <= 0 {
+				break
+			}
+			_, _, names := unix.ParseDirent(f.buf[:n], -1, nil)
+			for _, name := range names {
+				changed, err := do(name)
+				if err != nil {
+					return fmt.Errorf("%q: %w", name, err)
+				}
+				again = again || changed
+			}
+		}
+	}
+	return nil
+}
+
+// remove removes an entry of the root. The directories that it holds end up in
+// the root.
+func (f *flattener) remove(name string) (changed bool, err error) {
+	keep, moved := slices.Contains(f.keep, name), f.moved
+	if !keep {
+		if err := unix.Unlinkat(f.root, name, 0); !isDir(err) {
+			return true, err
+		}
+	}
+	dir, err := openDir(f.root, name)
+	if keep && (err == unix.ENOTDIR || err == unix.ELOOP) {
+		return true, unix.Unlinkat(f.root, name, 0)
+	}
+	if err != nil {
+		return false, err
+	}
+	defer unix.Close(dir)
+	err = f.each(dir, func(child string) (bool, error) {
+		err := unix.Unlinkat(dir, child, 0)
+		if isDir(err) {
+			err = f.lift(dir, child)
+		}
+		return true, err
+	})
+	if err != nil || keep {
+		return f.moved > moved, err
+	}
+	return true, unix.Unlinkat(f.root, name, unix.AT_REMOVEDIR)
+}
+
+// lift removes a directory or, where it is not empty, moves it to the root.
+func (f *flattener) lift(dir int, name string) error {
+	if unix.Unlinkat(dir, name, unix.AT_REMOVEDIR) == nil {
+		return nil
 	}
 	if f.name == "" {
 		f.name = rand.Text()
 	}
 	f.moved++
-	if err := f.unlock(path); err != nil { // it is written to: its ".." changes
+	if err := unix.Fchmodat(dir, name, 0o700, 0); err != nil { // it is written to: its ".." changes
 		return err
 	}
-	return f.root.Rename(path, fmt.Sprintf("%s-%d", f.name, f.moved))
+	return unix.Renameat(dir, name, f.root, fmt.Sprintf("%s-%d", f.name, f.moved))
 }
 
-// unlock lets us into a directory.
-func (f *flattener) unlock(path string) error {
-	info, err := f.root.Lstat(path)
-	if err != nil || info.Mode().Perm()&0o700 == 0o700 {
-		return err
-	}
-	return f.root.Chmod(path, 0o700)
-}
-
-// each calls do, which removes it, for every entry of a directory, and again
-// for what do has moved there.
-func (f *flattener) each(path string, do func(fs.DirEntry) error) error {
-	const batch = 1024
-	for {
-		moved := f.moved
-		dir, err := f.root.Open(path)
-		if err != nil {
-			return err
-		}
-		entries, err := dir.ReadDir(batch)
-		if cerr := dir.Close(); err == nil {
-			err = cerr
-		}
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		for _, e := range entries {
-			if err := do(e); err != nil {
-				return err
-			}
-		}
-		if len(entries) < batch && f.moved == moved {
-			return nil
-		}
-	}
-}
+// isDir reports whether that is what an unlink says of a directory: EISDIR on
+// Linux, EPERM by POSIX.
+func isDir(err error) bool { return err == unix.EISDIR || err == unix.EPERM }
