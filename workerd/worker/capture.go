@@ -6,14 +6,12 @@ import (
 	"sync"
 	"time"
 
-	"modulate/internal/api"
 	"modulate/internal/promise"
 )
 
 // Sizes and times of captured output.
 const (
 	room       = 512                    // bytes of outputs that ride in the record
-	half       = api.MaxLog / 2         // bytes kept of a stream's head, and of its tail
 	chunkReady = 64 << 10               // bytes that are shipped at once
 	chunkMost  = 1 << 20                // bytes of one chunk at most
 	chunkWait  = 250 * time.Millisecond // how long fewer are held back
@@ -22,10 +20,11 @@ const (
 // A stream takes in what a script writes to one of its outputs, exactly. The
 // head is shipped in chunks while the script runs; beyond it the last bytes
 // are kept in a ring, and shipped when the script has ended. A Write never
-// waits for the blobs: what they do not take yet is at most [half], like the
+// waits for the blobs: what they do not take yet is at most half, like the
 // ring. A stream that is short and over soon is not shipped at all.
 type stream struct {
 	name string
+	half int             // bytes kept of its head, and of its tail
 	base context.Context // of what is shipped while the script runs
 	put  putter
 
@@ -53,7 +52,7 @@ func (s *stream) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.remember(p)
-	n := int(min(int64(len(p)), max(0, half-s.size)))
+	n := int(min(int64(len(p)), max(0, int64(s.half)-s.size)))
 	s.size += int64(len(p))
 	s.head = append(s.head, p[:n]...)
 	s.wrap(p[n:])
@@ -74,14 +73,14 @@ func (s *stream) remember(p []byte) {
 
 // wrap puts p into the ring, over the oldest bytes once it is full.
 func (s *stream) wrap(p []byte) {
-	if len(p) > half {
-		p = p[len(p)-half:]
+	if len(p) > s.half {
+		p = p[len(p)-s.half:]
 	}
-	n := min(len(p), half-len(s.ring))
+	n := min(len(p), s.half-len(s.ring))
 	s.ring = append(s.ring, p[:n]...)
 	for p = p[n:]; len(p) > 0; p = p[n:] {
 		n = copy(s.ring[s.at:], p)
-		s.at = (s.at + n) % half
+		s.at = (s.at + n) % s.half
 	}
 }
 
@@ -211,7 +210,7 @@ func (s *stream) describe(allowed int64, stored bool) promise.Stream {
 	tail := min(int64(len(s.last)), allowed)
 	return promise.Stream{
 		Size:   s.size,
-		Cut:    s.size - min(s.size, half+int64(len(s.ring))),
+		Cut:    s.size - min(s.size, int64(s.half+len(s.ring))),
 		Tail:   s.last[int64(len(s.last))-tail:],
 		Stored: s.size > tail || stored && s.size > 0,
 	}

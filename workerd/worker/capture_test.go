@@ -55,9 +55,9 @@ func (s *sink) whole(size int64) (b []byte, missing int64) {
 	return b, missing
 }
 
-func newStream(t *testing.T) (*stream, *sink) {
+func newStream(t *testing.T, half int) (*stream, *sink) {
 	s := &sink{t: t, chunks: map[int64][]byte{}}
-	return &stream{name: "stdout", base: t.Context(), put: s.put}, s
+	return &stream{name: "stdout", half: half, base: t.Context(), put: s.put}, s
 }
 
 // noise is n bytes that repeat nowhere soon.
@@ -69,11 +69,12 @@ func noise(n int) []byte {
 }
 
 func TestStreamKeepsHeadAndTail(t *testing.T) {
+	const half = 1 << 20 // a smaller one than the worker's
 	all := noise(5*half + 7)
 	for _, size := range []int{0, 1, room, room + 1, half - 1, half, half + 1, 2 * half, 2*half + 1, len(all)} {
-		for _, piece := range []int{64<<10 - 1, 3 * half} {
+		for _, piece := range []int{4<<10 - 1, 3 * half} {
 			synctest.Test(t, func(t *testing.T) {
-				st, sink := newStream(t)
+				st, sink := newStream(t, half)
 				data := all[:size]
 				for rest := data; len(rest) > 0; {
 					n := min(piece, len(rest))
@@ -110,8 +111,9 @@ func TestStreamKeepsHeadAndTail(t *testing.T) {
 
 // Blobs that do not answer stop no script: every write is taken at once.
 func TestSlowBlobsNeverBlockTheScript(t *testing.T) {
+	const half = 1 << 20
 	synctest.Test(t, func(t *testing.T) {
-		st, sink := newStream(t)
+		st, sink := newStream(t, half)
 		sink.block = make(chan struct{})
 		data := noise(3 * half)
 		for rest := data; len(rest) > 0; rest = rest[half/8:] {
@@ -136,8 +138,9 @@ func TestSlowBlobsNeverBlockTheScript(t *testing.T) {
 // A chunk whose put may have happened is put again as it was, however much has
 // come since.
 func TestChunkIsPutAgainAsItWas(t *testing.T) {
+	const half = 1 << 20
 	synctest.Test(t, func(t *testing.T) {
-		st, sink := newStream(t)
+		st, sink := newStream(t, half)
 		sink.broken = true
 		data := noise(30_000)
 		for rest := data; len(rest) > 0; rest = rest[1000:] {

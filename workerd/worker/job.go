@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"modulate/internal/api"
 	"modulate/internal/promise"
 	"modulate/workerd/runner"
 )
@@ -113,8 +114,8 @@ func (w *Worker) newJob(base context.Context, rec promise.Record, held time.Time
 	}
 	j.work, j.abandon = context.WithCancelCause(base)
 	j.script, j.kill = context.WithCancelCause(j.work)
-	j.stdout = stream{name: "stdout", base: base, put: j.putChunk}
-	j.stderr = stream{name: "stderr", base: base, put: j.putChunk}
+	j.stdout = stream{name: "stdout", half: api.MaxLog / 2, base: base, put: j.putChunk}
+	j.stderr = stream{name: "stderr", half: api.MaxLog / 2, base: base, put: j.putChunk}
 	return j
 }
 

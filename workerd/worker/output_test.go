@@ -237,3 +237,25 @@ func TestBlobsThatAreAway(t *testing.T) {
 		})
 	}
 }
+
+// Failure 40: of a flood the first and the last 8 MiB are kept.
+func TestFloodIsCut(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		const more = 1 << 20
+		w.hire("w1", func(ctx context.Context, job runner.Job) runner.Result {
+			job.Stdout.Write(bytes.Repeat([]byte("a"), api.MaxLog/2))
+			job.Stdout.Write(bytes.Repeat([]byte("b"), more))
+			job.Stdout.Write(bytes.Repeat([]byte("c"), api.MaxLog/2))
+			return runner.Result{}
+		}, nil)
+		w.submit("a", nil)
+		rec := w.settled("a", time.Minute)
+		if s := rec.Outcome.Stdout; s.Size != api.MaxLog+more || s.Cut != more || !s.Stored {
+			t.Errorf("%d bytes, %d cut, stored %v", s.Size, s.Cut, s.Stored)
+		}
+		got := w.logOf(rec, "stdout")
+		if want := strings.Repeat("a", api.MaxLog/2) + "…" + strings.Repeat("c", api.MaxLog/2); got != want {
+			t.Errorf("%d bytes of output are not the head and the tail", len(got))
+		}
+	})
+}
