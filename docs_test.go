@@ -34,12 +34,15 @@ var (
 	linked = regexp.MustCompile(`\]\(([^)#\s]+)`)
 	// bold is a package that a list of packages starts with.
 	bold = regexp.MustCompile(`\*\*([^*\n]+)\*\*`)
+	// tree is a line of a drawing of the tree.
+	tree = regexp.MustCompile(`(?m)^    (\S+/) `)
 )
 
 // namedPaths returns the paths of the tree that a document names: in
-// backquotes (a command's arguments too), in bold, and as targets of links.
+// backquotes (a command's arguments too), in bold, as targets of links, and
+// where it draws the tree.
 func namedPaths(text string) (names []string) {
-	for _, re := range []*regexp.Regexp{quoted, linked, bold} {
+	for _, re := range []*regexp.Regexp{quoted, linked, bold, tree} {
 		for _, m := range re.FindAllStringSubmatch(text, -1) {
 			for word := range strings.FieldsSeq(m[1]) {
 				word = strings.TrimSuffix(strings.TrimSuffix(word, "/..."), "/")
@@ -50,6 +53,25 @@ func namedPaths(text string) (names []string) {
 		}
 	}
 	return names
+}
+
+// TestReadmeDrawsTheTree wants every package in README, by its path or, beside
+// its parent's, by its name.
+func TestReadmeDrawsTheTree(t *testing.T) {
+	text, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{".": true}
+	for _, src := range sources(t) {
+		if seen[src.pkg] {
+			continue
+		}
+		seen[src.pkg] = true
+		if !strings.Contains(string(text), src.pkg+"/") && !strings.Contains(string(text), " "+path.Base(src.pkg)+"/") {
+			t.Errorf("README.md does not name package %s", src.pkg)
+		}
+	}
 }
 
 func exists(t *testing.T, name string) bool {
@@ -63,8 +85,8 @@ func exists(t *testing.T, name string) bool {
 
 func TestNamedPaths(t *testing.T) {
 	text := "See `internal/promise`, `go test ./internal/promise -update`, [the diagram](docs/state_machine.md#x),\n" +
-		"**internal/sqlite**, `step.go`, not https://example.com/docs/x.go, nor `POST /v1/promises`, `internal/...`."
-	want := "internal/promise ./internal/promise step.go docs/state_machine.md internal/sqlite"
+		"**internal/sqlite**, `step.go`,\n    internal/engine/   the shell\n not https://example.com/docs/x.go, nor `POST /v1/promises`, `internal/...`."
+	want := "internal/promise ./internal/promise step.go docs/state_machine.md internal/sqlite internal/engine"
 	if got := strings.Join(namedPaths(text), " "); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
