@@ -14,7 +14,7 @@ import (
 // ignores SIGTERM.
 func TestCancelKillsAScriptAndItsChildren(t *testing.T) {
 	t.Parallel()
-	ctx, w := deadline(t, time.Minute), newWorld(t)
+	ctx, w := deadline(t, 2*time.Minute), newWorld(t)
 	w.serve(ctx, t, "server", role{Sweep: true})
 	a := w.worker(t, "a", "--slots", "1")
 	id := w.submit(ctx, t, w.call("only", `

@@ -15,7 +15,7 @@ import (
 // folder.
 func TestDevKilledGoesOnAfterARestart(t *testing.T) {
 	t.Parallel()
-	ctx, w := deadline(t, time.Minute), newWorld(t)
+	ctx, w := deadline(t, 2*time.Minute), newWorld(t)
 	dev := w.dev(ctx, t, "--machines", "cpu:1")
 	running := w.submit(ctx, t, w.call("running", hangsOnce))
 	waiting := w.submit(ctx, t, w.call("waiting", "note(\"end\")\n"))
@@ -38,7 +38,7 @@ func TestDevKilledGoesOnAfterARestart(t *testing.T) {
 // first goes on.
 func TestASecondDevIsRefused(t *testing.T) {
 	t.Parallel()
-	ctx, w := deadline(t, time.Minute), newWorld(t)
+	ctx, w := deadline(t, 2*time.Minute), newWorld(t)
 	dev := w.dev(ctx, t, "--machines", "cpu:1")
 	second := start(t, "second dev", w.env(), program("modulate"), "dev", "--dir", w.dir, "--listen", "127.0.0.1:0")
 	if code := second.exit(ctx, t); code != 2 {
@@ -62,8 +62,8 @@ func TestKilledDuringCommits(t *testing.T) {
 	if testing.Short() {
 		kills = 5
 	}
-	ctx, w := deadline(t, 90*time.Second), newWorld(t)
-	server := w.serve(ctx, t, "server", role{})
+	ctx, w := deadline(t, 2*time.Minute), newWorld(t)
+	server := w.dev(ctx, t, "--machines", "gpu:1")
 	answers := newFeed[string]()
 	all := flood(ctx, (kills+1)*every, callers, func(ctx context.Context, name string) error {
 		call := w.call(name, "note(\"end\")\n")
@@ -83,12 +83,8 @@ func TestKilledDuringCommits(t *testing.T) {
 		server.kill()
 		w.wantWhole(ctx, t)
 		answered, _ := answers.all()
-		server = w.serve(ctx, t, "server", role{})
-		for _, id := range answered {
-			if _, err := w.client.Get(ctx, id, 0); err != nil {
-				t.Fatalf("%s was answered and is lost: %v", id, err)
-			}
-		}
+		w.wantStored(ctx, t, answered)
+		server = w.dev(ctx, t, "--machines", "gpu:1")
 	}
 	if err := all(); err != nil {
 		t.Fatal(err)
@@ -100,7 +96,19 @@ func TestKilledDuringCommits(t *testing.T) {
 		w.settled(ctx, t, id)
 	}
 	a.stop(ctx, t)
+	server.stop(ctx, t)
 	w.check(ctx, t)
 }
 
 func always(string) bool { return true }
+
+// wantStored fails the test unless the file holds a promise of each id.
+func (w *world) wantStored(ctx context.Context, t *testing.T, ids []string) {
+	t.Helper()
+	past := w.history(ctx, t)
+	for _, id := range ids {
+		if len(past[id]) == 0 {
+			t.Errorf("%s was answered and is lost", id)
+		}
+	}
+}

@@ -34,7 +34,7 @@ func TestKilledAtEveryPoint(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("%s %d", at.point, at.hit), func(t *testing.T) {
 			t.Parallel()
-			ctx, w := deadline(t, time.Minute), newWorld(t)
+			ctx, w := deadline(t, 2*time.Minute), newWorld(t)
 			whole := role{Sweep: true, Worker: "w", Slots: 4}
 			doomed := whole
 			doomed.Point, doomed.Hit = at.point, at.hit
@@ -57,7 +57,7 @@ func TestKilledAtEveryPoint(t *testing.T) {
 // spool: started again, it settles what it kept, and the script has run once.
 func TestKilledWithAnOutcomeInTheSpool(t *testing.T) {
 	t.Parallel()
-	ctx, w := deadline(t, time.Minute), newWorld(t)
+	ctx, w := deadline(t, 2*time.Minute), newWorld(t)
 	w.serve(ctx, t, "router", role{})
 	doomed := role{Dir: w.dir, Worker: "w", Slots: 1, Point: worker.PointKept, Hit: 1}
 	first := doomed.start(t, w, "first")
@@ -83,7 +83,7 @@ func TestKilledWithAnOutcomeInTheSpool(t *testing.T) {
 // before its message is visible again.
 func TestKilledWhileItReleases(t *testing.T) {
 	t.Parallel()
-	ctx, w := deadline(t, time.Minute), newWorld(t)
+	ctx, w := deadline(t, 2*time.Minute), newWorld(t)
 	w.serve(ctx, t, "server", role{Sweep: true})
 	doomed := role{Dir: w.dir, Worker: "w", Slots: 1, Point: worker.PointReleased, Hit: 1}
 	first := doomed.start(t, w, "first")

@@ -50,7 +50,7 @@ note("end")
 `
 	for name, end := range map[string]string{"worker": "hang()", "script": "os.kill(os.getpid(), signal.SIGKILL)"} {
 		t.Run(name, func(t *testing.T) {
-			ctx, w := deadline(t, time.Minute), newWorld(t)
+			ctx, w := deadline(t, 2*time.Minute), newWorld(t)
 			w.serve(ctx, t, "server", role{Sweep: true})
 			a := w.worker(t, "a", "--slots", "1")
 			call := w.parent(ctx, t, fmt.Sprintf(body, end), "note(\"end\")\n")
@@ -76,7 +76,7 @@ note("end")
 // A detached child of a script that ends at once goes on.
 func TestADetachedChildGoesOn(t *testing.T) {
 	t.Parallel()
-	ctx, w := deadline(t, time.Minute), newWorld(t)
+	ctx, w := deadline(t, 2*time.Minute), newWorld(t)
 	w.serve(ctx, t, "server", role{Sweep: true})
 	a := w.worker(t, "a", "--slots", "2")
 	g := newGate(t)
@@ -98,7 +98,7 @@ func TestAnRFIChildGoesOnWhenItsParentMerelyEnds(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]string{"resolved": "", "rejected": "sys.exit(3)"} {
 		t.Run(name, func(t *testing.T) {
-			ctx, w := deadline(t, time.Minute), newWorld(t)
+			ctx, w := deadline(t, 2*time.Minute), newWorld(t)
 			w.serve(ctx, t, "server", role{Sweep: true})
 			a := w.worker(t, "a", "--slots", "2")
 			g := newGate(t)
@@ -132,7 +132,7 @@ func TestAnRFIChildIsCancelledWithItsParent(t *testing.T) {
 		"cancelled, killed at first": {0, engine.PointWritten},
 	} {
 		t.Run(name, func(t *testing.T) {
-			ctx, w := deadline(t, time.Minute), newWorld(t)
+			ctx, w := deadline(t, 2*time.Minute), newWorld(t)
 			server := w.serve(ctx, t, "server", role{Sweep: c.point == ""})
 			a := w.worker(t, "a", "--slots", "4", "--no-sweep")
 			call := w.parent(ctx, t, "for n in range(3): spawn()\nhang()\n", "hang()\n")

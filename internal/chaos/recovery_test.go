@@ -27,7 +27,7 @@ print("the end of attempt", ATTEMPT)
 // notices nothing but time.
 func TestAWorkerKilledMidScriptIsReplacedByRedeliveryAlone(t *testing.T) {
 	t.Parallel()
-	ctx, w := deadline(t, time.Minute), newWorld(t)
+	ctx, w := deadline(t, 2*time.Minute), newWorld(t)
 	w.serve(ctx, t, "router", role{})
 	a := w.worker(t, "a", "--slots", "1", "--no-sweep")
 	id := w.id("only")
@@ -46,7 +46,7 @@ func TestAWorkerKilledMidScriptIsReplacedByRedeliveryAlone(t *testing.T) {
 // The queue emptied, the sweeper running: the sweep alone does.
 func TestAWorkerKilledMidScriptIsReplacedByTheSweepAlone(t *testing.T) {
 	t.Parallel()
-	ctx, w := deadline(t, time.Minute), newWorld(t)
+	ctx, w := deadline(t, 2*time.Minute), newWorld(t)
 	w.serve(ctx, t, "server", role{Sweep: true})
 	a := w.worker(t, "a", "--slots", "1", "--no-sweep")
 	id := w.submit(ctx, t, w.call("only", hangsOnce))
@@ -65,7 +65,7 @@ func TestAWorkerKilledMidScriptIsReplacedByTheSweepAlone(t *testing.T) {
 // script came to an end meanwhile, and the outcome is the peer's all the same.
 func TestAFrozenWorkerCannotSettle(t *testing.T) {
 	t.Parallel()
-	ctx, w := deadline(t, time.Minute), newWorld(t)
+	ctx, w := deadline(t, 2*time.Minute), newWorld(t)
 	w.serve(ctx, t, "router", role{})
 	first, second := newGate(t), newGate(t)
 	body := "gate({1: \"" + first.path + "\", 2: \"" + second.path + "\"}[ATTEMPT])\nnote(\"end\")\nprint(\"attempt\", ATTEMPT)\n"
@@ -100,7 +100,7 @@ func TestAFrozenWorkerCannotSettle(t *testing.T) {
 // A frozen worker kills, once it goes on, a script that runs past its lease.
 func TestAFrozenWorkerKillsItsStaleScript(t *testing.T) {
 	t.Parallel()
-	ctx, w := deadline(t, time.Minute), newWorld(t)
+	ctx, w := deadline(t, 2*time.Minute), newWorld(t)
 	w.serve(ctx, t, "router", role{})
 	a := w.worker(t, "a", "--slots", "1", "--no-sweep")
 	id := w.submit(ctx, t, w.call("only", hangsOnce))
@@ -118,7 +118,7 @@ func TestAFrozenWorkerKillsItsStaleScript(t *testing.T) {
 // A worker cut from the store for less than the lease settles late.
 func TestAWorkerCutOffForLessThanTheLeaseSettlesLate(t *testing.T) {
 	t.Parallel()
-	ctx, w := deadline(t, time.Minute), newWorld(t)
+	ctx, w := deadline(t, 2*time.Minute), newWorld(t)
 	w.serve(ctx, t, "server", role{Sweep: true})
 	a := w.worker(t, "a", "--slots", "1")
 	g := newGate(t)
@@ -145,7 +145,7 @@ func TestAWorkerCutOffForLessThanTheLeaseSettlesLate(t *testing.T) {
 // script runs again and no retry is spent.
 func TestAWorkerCutOffForLongerRunsTheScriptAgain(t *testing.T) {
 	t.Parallel()
-	ctx, w := deadline(t, time.Minute), newWorld(t)
+	ctx, w := deadline(t, 2*time.Minute), newWorld(t)
 	w.serve(ctx, t, "server", role{Sweep: true})
 	a := w.worker(t, "a", "--slots", "1")
 	call := w.call("only", hangsOnce)

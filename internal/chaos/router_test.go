@@ -15,7 +15,7 @@ import (
 // same, as soon as its message is taken for lost.
 func TestTheRouterKilledBetweenStoringAndSending(t *testing.T) {
 	t.Parallel()
-	ctx, w := deadline(t, 100*time.Second), newWorld(t)
+	ctx, w := deadline(t, 3*time.Minute), newWorld(t)
 	router := w.serve(ctx, t, "router", role{Point: engine.PointWritten, Hit: 1})
 	id := w.id("only")
 	cli := w.cli(t, "submit", "--wait", "--id", id, "-e", "WITNESS="+w.witness.path, w.file(t, "job.py", "note(\"end\")\nprint(\"ran\")\n"))
@@ -35,7 +35,7 @@ func TestTheRouterKilledBetweenStoringAndSending(t *testing.T) {
 // ends on the other.
 func TestOfTwoRoutersTheOneThatHoldsAWaitIsKilled(t *testing.T) {
 	t.Parallel()
-	ctx, w := deadline(t, time.Minute), newWorld(t)
+	ctx, w := deadline(t, 2*time.Minute), newWorld(t)
 	other := role{Dir: w.dir, Serve: true}.start(t, w, "other")
 	address := other.address(ctx, t)
 	router := w.serve(ctx, t, "router", role{})

@@ -34,7 +34,7 @@ type victim struct {
 // not.
 func TestServerAndTwoWorkersKilledTwentyTimesEach(t *testing.T) {
 	t.Parallel()
-	ctx, w := deadline(t, 3*time.Minute), newWorld(t)
+	ctx, w := deadline(t, 4*time.Minute), newWorld(t)
 	submissions, kills := stormSize()
 	victims := []*victim{
 		{restart: func() *child { return w.dev(ctx, t, "--machines", "cpu:2") }},
