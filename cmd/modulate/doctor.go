@@ -28,6 +28,7 @@ type finding struct {
 // How long doctor waits for what may hang, and how much room it wants to see.
 const (
 	doctorTime = 10 * time.Second
+	serverTime = 3 * time.Second
 	stallTime  = time.Second
 	wantedRoom = 256 << 20 // bytes
 )
@@ -43,9 +44,9 @@ ok or BAD; exit code 125 when one is bad. Nothing is changed.`,
 }
 
 func (a *app) doctor(ctx context.Context) error {
-	code := 0
+	code, d := 0, &examination{app: a}
 	for _, look := range []func(context.Context) finding{
-		a.seeServer, a.seeWriter, a.seeStore, a.seeRoom, seePython, seeOthers, seeDevices,
+		d.seeWriter, d.seeServer, d.seeStore, d.seeRoom, seePython, seeOthers, seeDevices,
 	} {
 		f := look(ctx)
 		word := "ok"
@@ -59,20 +60,29 @@ func (a *app) doctor(ctx context.Context) error {
 	return ends(code)
 }
 
+// An examination is one run of doctor.
+type examination struct {
+	*app
+	stalled bool // nothing can be written to the store, and nothing closed
+}
+
 // seeServer tells who answers the commands of this folder.
-func (a *app) seeServer(ctx context.Context) finding {
-	svc, err := a.remote()
+func (d *examination) seeServer(ctx context.Context) finding {
+	svc, err := d.remote()
 	if err != nil {
 		return finding{"server", true, err.Error()}
 	}
 	if svc == nil {
-		return finding{"server", false, "none: commands work on " + a.storeDir() + " themselves"}
+		return finding{"server", false, "none: commands work on " + d.storeDir() + " themselves"}
 	}
 	defer svc.close()
-	ctx, cancel := context.WithTimeout(ctx, doctorTime)
+	ctx, cancel := context.WithTimeout(ctx, serverTime)
 	defer cancel()
 	began := time.Now()
 	all, err := svc.client.Machines(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return finding{"server", true, fmt.Sprintf("%s does not answer within %s", svc.client.Address(), serverTime)}
+	}
 	if err != nil {
 		return finding{"server", true, err.Error()}
 	}
@@ -81,7 +91,7 @@ func (a *app) seeServer(ctx context.Context) finding {
 		machines = append(machines, fmt.Sprintf("%s (%d workers)", m.Name, len(m.Workers)))
 	}
 	text := fmt.Sprintf("%s answers in %s; machines: %s", svc.client.Address(), span(time.Since(began)), strings.Join(machines, ", "))
-	if held := a.devHolder(); held != nil && held.PID != 0 {
+	if held := d.devHolder(); held != nil && held.PID != 0 {
 		text += fmt.Sprintf("; dev is process %d", held.PID)
 	}
 	return finding{"server", false, text}
@@ -106,8 +116,8 @@ func (a *app) devHolder() *local.Held {
 // seeWriter names a process that has been in the middle of a commit for so
 // long that it must stand still. It comes before seeStore: a process that
 // closes a file of SQLite's gives up its own locks on it.
-func (a *app) seeWriter(ctx context.Context) finding {
-	path := filepath.Join(a.storeDir(), "store.db-shm")
+func (d *examination) seeWriter(ctx context.Context) finding {
+	path := filepath.Join(d.storeDir(), "store.db-shm")
 	pid, err := writer(path)
 	for began := time.Now(); err == nil && pid != 0 && time.Since(began) < stallTime; {
 		pause(ctx, stallTime/20)
@@ -122,6 +132,7 @@ func (a *app) seeWriter(ctx context.Context) finding {
 	case err != nil:
 		return finding{"writer", true, fmt.Sprintf("%s: %v", path, reason(err))}
 	case pid != 0:
+		d.stalled = true
 		return finding{"writer", true, fmt.Sprintf("process %d%s is in the middle of a commit and does not go on, which stalls everybody else: let it (kill -CONT %[1]d) or end it (kill -KILL %[1]d); nothing is lost", pid, processState(pid))}
 	default:
 		return finding{"writer", false, "nobody stalls the store"}
@@ -169,18 +180,21 @@ func processState(pid int) string {
 }
 
 // seeStore reads the whole store.
-func (a *app) seeStore(ctx context.Context) finding {
-	path := filepath.Join(a.storeDir(), "store.db")
+func (d *examination) seeStore(ctx context.Context) finding {
+	path := filepath.Join(d.storeDir(), "store.db")
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return finding{"store", false, "none yet in " + a.storeDir()}
+		return finding{"store", false, "none yet in " + d.storeDir()}
 	}
 	if err != nil {
 		return finding{"store", true, err.Error()}
 	}
+	if d.stalled {
+		return finding{"store", true, path + " cannot be looked at while its writer stands still"}
+	}
 	ctx, cancel := context.WithTimeout(ctx, doctorTime)
 	defer cancel()
-	l, err := local.Open(ctx, local.Config{Dir: a.storeDir()})
+	l, err := local.Open(ctx, local.Config{Dir: d.storeDir()})
 	if err != nil {
 		return finding{"store", true, err.Error()}
 	}
@@ -197,8 +211,8 @@ func (a *app) seeStore(ctx context.Context) finding {
 }
 
 // seeRoom looks how full the disk is.
-func (a *app) seeRoom(context.Context) finding {
-	dir := a.storeDir()
+func (d *examination) seeRoom(context.Context) finding {
+	dir := d.storeDir()
 	if !exists(dir) {
 		dir = "."
 	}

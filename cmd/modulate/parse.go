@@ -4,9 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -98,12 +96,12 @@ func parseRetry(text string) (*api.Retry, error) {
 	if text == "" {
 		return nil, nil
 	}
-	policy, settings, _ := strings.Cut(text, ",")
+	policy, settings, more := strings.Cut(text, ",")
 	if _, ok := promise.ParsePolicy(policy); !ok {
 		return nil, badInput("--retry: there is no policy %q; want %s", policy, retryUsage)
 	}
 	retry := &api.Retry{Policy: policy}
-	if settings == "" {
+	if !more {
 		return retry, nil
 	}
 	for setting := range strings.SplitSeq(settings, ",") {
@@ -240,9 +238,4 @@ func parseSince(text string, now time.Time) (time.Time, error) {
 		return time.Time{}, badInput("--since %q: want a time such as 2026-01-31T12:00:00Z or 2026-01-31, or a duration such as 2h or 7d", text)
 	}
 	return now.Add(-d), nil
-}
-
-// names lists the keys of a table for a message.
-func names[V any](table map[string]V) string {
-	return strings.Join(slices.Sorted(maps.Keys(table)), ", ")
 }
