@@ -6,6 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
 	"sync"
 	"syscall"
 	"testing"
@@ -17,21 +20,59 @@ import (
 	"modulate/workerd/worker"
 )
 
-// Every named point between two steps, killed once: then to the end. A server
-// with its sweeper and a worker does a bit of everything, kills itself at the
-// point, and a successor finishes the work.
-func TestKilledAtEveryPoint(t *testing.T) {
-	t.Parallel()
-	for _, at := range []struct {
-		point string
-		hit   int32
-	}{
+// A visit is the time, from 1, that a process comes to a point.
+type visit struct {
+	point string
+	hit   int32
+}
+
+// visits are those that a bit of everything makes.
+func visits() []visit {
+	return []visit{
 		{engine.PointWritten, 1}, {engine.PointWritten, 3}, {engine.PointWritten, 7}, {engine.PointWritten, 12},
 		{engine.PointSent, 1}, {engine.PointSent, 4},
 		{engine.PointArchived, 1}, {engine.PointCancelled, 1}, {engine.PointCascaded, 1},
 		{worker.PointClaimed, 1}, {worker.PointRan, 1}, {worker.PointUploaded, 1},
 		{worker.PointSettled, 1}, {worker.PointDeleted, 1},
-	} {
+	}
+}
+
+// No point is left out: each that the sources name is killed at here.
+func TestEveryPointIsVisited(t *testing.T) {
+	visited := map[string]bool{worker.PointKept: true, worker.PointReleased: true} // tests of their own, below
+	for _, v := range visits() {
+		visited[v.point] = true
+	}
+	named := regexp.MustCompile(`(?m)^\s+Point\w+\s+= "(.+?)"`)
+	for _, pattern := range []string{"../engine/*.go", "../../workerd/worker/*.go"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := 0
+		for _, file := range files {
+			source, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range named.FindAllSubmatch(source, -1) {
+				if found++; !visited[string(m[1])] {
+					t.Errorf("%s: nothing is killed at %s", file, m[1])
+				}
+			}
+		}
+		if found == 0 {
+			t.Errorf("%s: no points are found there", pattern)
+		}
+	}
+}
+
+// Every named point between two steps, killed once: then to the end. A server
+// with its sweeper and a worker does a bit of everything, kills itself at the
+// point, and a successor finishes the work.
+func TestKilledAtEveryPoint(t *testing.T) {
+	t.Parallel()
+	for _, at := range visits() {
 		t.Run(fmt.Sprintf("%s %d", at.point, at.hit), func(t *testing.T) {
 			t.Parallel()
 			ctx, w := deadline(t, 2*time.Minute), newWorld(t)

@@ -3,6 +3,7 @@
 package chaos
 
 import (
+	"fmt"
 	"syscall"
 	"testing"
 	"time"
@@ -94,6 +95,43 @@ func TestAFrozenWorkerCannotSettle(t *testing.T) {
 	}
 	a.stop(ctx, t)
 	b.stop(ctx, t)
+	w.check(ctx, t)
+}
+
+// Ten workers frozen at once, each with a script that ends meanwhile: every
+// outcome is that of the peers, and none changes when all ten go on.
+func TestTenFrozenWorkersCannotSettle(t *testing.T) {
+	t.Parallel()
+	const frozen = 10
+	ctx, w := deadline(t, 2*time.Minute), newWorld(t)
+	w.serve(ctx, t, "router", role{})
+	g := newGate(t)
+	body := "if ATTEMPT == 1: gate(\"" + g.path + "\")\nnote(\"end\")\nprint(\"attempt\", ATTEMPT)\n"
+	var workers []*child
+	var ids []string
+	for n := range frozen {
+		name := fmt.Sprintf("f%d", n)
+		workers = append(workers, w.worker(t, name, "--slots", "1", "--no-sweep"))
+		ids = append(ids, w.submit(ctx, t, w.call(name, body)))
+	}
+	for _, id := range ids {
+		w.witness.saw(ctx, t, id, 1, "start")
+	}
+	for _, worker := range workers {
+		w.freeze(ctx, t, worker)
+	}
+	g.open(t)
+	peer := w.worker(t, "peer", "--slots", "4", "--no-sweep")
+	for _, id := range ids {
+		if p := w.settled(ctx, t, id); p.Outcome.Stdout.Tail != "attempt 2\n" {
+			t.Errorf("%s: the outcome is that of %q, want attempt 2", id, p.Outcome.Stdout.Tail)
+		}
+	}
+	for _, worker := range workers {
+		worker.signal(t, syscall.SIGCONT)
+		worker.stop(ctx, t)
+	}
+	peer.stop(ctx, t)
 	w.check(ctx, t)
 }
 

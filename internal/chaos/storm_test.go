@@ -13,13 +13,13 @@ import (
 	"modulate/internal/promise"
 )
 
-// stormSize is how many submissions there are, and how often each process is
-// killed at least. With -short it is a breeze.
-func stormSize() (submissions, kills int) {
-	if testing.Short() {
-		return 150, 3
-	}
-	return 1000, 20
+// A storm strikes its victims in turn, each so often, spread over the starts of
+// so many scripts.
+type storm struct {
+	submissions int
+	strikes     int // of each victim
+	victims     []*victim
+	strike      func(*victim)
 }
 
 // A victim is a process that is killed and started again, over and over.
@@ -35,25 +35,77 @@ type victim struct {
 func TestServerAndTwoWorkersKilledTwentyTimesEach(t *testing.T) {
 	t.Parallel()
 	ctx, w := deadline(t, 4*time.Minute), newWorld(t)
-	submissions, kills := stormSize()
-	victims := []*victim{
+	s := storm{submissions: 1000, strikes: 20, victims: []*victim{
 		{restart: func() *child { return w.dev(ctx, t, "--machines", "cpu:2") }},
 		{restart: func() *child { return w.worker(t, "a", "--slots", "2") }},
 		{restart: func() *child { return w.worker(t, "b", "--slots", "2") }},
+	}}
+	if testing.Short() {
+		s.submissions, s.strikes = 150, 3
 	}
-	for _, v := range victims {
+	server := s.victims[0]
+	s.strike = func(v *victim) {
+		if v == server {
+			w.front.set("")
+		}
+		scripts := w.scriptsOf(t, v.process)
+		v.process.kill()
+		for _, script := range scripts {
+			gone(t, script, 5*time.Second) // none outlives its worker
+		}
+	}
+	w.rage(ctx, t, s)
+	w.check(ctx, t)
+}
+
+// Workers stopped by SIGTERM again and again while submissions run: what they
+// were running starts elsewhere, and neither a retry nor a crash is spent.
+func TestStoppedWorkersSpendNothing(t *testing.T) {
+	t.Parallel()
+	ctx, w := deadline(t, 2*time.Minute), newWorld(t)
+	w.serve(ctx, t, "router", role{})
+	s := storm{submissions: 120, strikes: 5, victims: []*victim{
+		{restart: func() *child { return w.worker(t, "a", "--slots", "2", "--drain", "0s", "--no-sweep") }},
+		{restart: func() *child { return w.worker(t, "b", "--slots", "2", "--drain", "0s", "--no-sweep") }},
+	}}
+	s.strike = func(v *victim) {
+		if code := v.process.stop(ctx, t); code != 0 {
+			t.Errorf("%s exited with %d, want 0", v.process.name, code)
+		}
+	}
+	w.rage(ctx, t, s)
+	for id, forms := range w.history(ctx, t) {
+		if last := forms[len(forms)-1]; last.Crashes != 0 || last.Retries != 0 {
+			t.Errorf("%s: %d crashes and %d retries were spent, want none", id, last.Crashes, last.Retries)
+		}
+	}
+	w.check(ctx, t)
+}
+
+// rage has the storm go over the world until every submission has ended, and
+// stops its victims.
+func (w *world) rage(ctx context.Context, t *testing.T, s storm) {
+	t.Helper()
+	for _, v := range s.victims {
 		v.process = v.restart()
 	}
-	all := flood(ctx, submissions, 64, w.one)
-	w.rampage(ctx, t, victims, kills, submissions)
+	all := flood(ctx, s.submissions, 64, w.one)
+	every := s.submissions * 9 / 10 / (len(s.victims) * s.strikes)
+	for i := range len(s.victims) * s.strikes {
+		if err := w.witness.awaitCount(ctx, (i+1)*every, started); err != nil {
+			t.Fatalf("before strike %d: scripts started: %v", i+1, err)
+		}
+		v := s.victims[i%len(s.victims)]
+		s.strike(v)
+		v.process = v.restart()
+	}
 	w.aMinuteLater(ctx, t) // for messages that went down with a process
 	if err := all(); err != nil {
 		t.Fatal(err)
 	}
-	for _, v := range victims {
+	for _, v := range s.victims {
 		v.process.stop(ctx, t)
 	}
-	w.check(ctx, t)
 }
 
 // flood does n submissions by that many callers, each of whom does one after
@@ -106,28 +158,6 @@ func (w *world) one(ctx context.Context, name string) error {
 		return fmt.Errorf("submission %s is %s (%s), want resolved", call.ID, p.State, p.Outcome.Cause)
 	}
 	return nil
-}
-
-// rampage kills the victims in turn, each so often, spread over the starts of
-// so many scripts. No script may outlive its worker.
-func (w *world) rampage(ctx context.Context, t *testing.T, victims []*victim, kills, scripts int) {
-	t.Helper()
-	every := scripts * 9 / 10 / (len(victims) * kills)
-	for i := range len(victims) * kills {
-		if err := w.witness.awaitCount(ctx, (i+1)*every, started); err != nil {
-			t.Fatalf("before kill %d: scripts started: %v", i+1, err)
-		}
-		v := victims[i%len(victims)]
-		scripts := w.scriptsOf(t, v.process)
-		if v == victims[0] {
-			w.front.set("")
-		}
-		v.process.kill()
-		for _, script := range scripts {
-			gone(t, script, 5*time.Second)
-		}
-		v.process = v.restart()
-	}
 }
 
 func started(e entry) bool { return e.what == "start" }
