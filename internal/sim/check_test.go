@@ -138,6 +138,9 @@ func (l *ledger) checkSettle(was, is promise.Record) {
 	case is.State == promise.Canceled && !p.canceled && !l.cancelledAbove(is.ID):
 		l.breaks("%s is cancelled, and nobody asked for it", is.ID)
 	}
+	if (is.State == promise.Canceled || is.State == promise.TimedOut) && !is.Cascade {
+		l.breaks("%s is %s, and nobody will look after its descendants", is.ID, is.State)
+	}
 	late := l.w.now.Sub(is.DeadlineAt)
 	if l.w.opt.outage == 0 && l.w.outage == (window{}) && !l.isWild && late > 2*time.Minute {
 		l.breaks("%s ends %s after its deadline", is.ID, late)
