@@ -52,7 +52,7 @@ func TestWriterFails(t *testing.T) {
 func TestSlowWriter(t *testing.T) {
 	var out strings.Builder
 	slow := writerFunc(func(p []byte) (int, error) {
-		time.Sleep(150 * time.Millisecond) // longer than a dead script's pipe is listened to
+		<-time.After(150 * time.Millisecond) // longer than a dead script's pipe is listened to
 		return out.Write(p)
 	})
 	good(t, run(t, job("sh", "head -c 60000 /dev/zero", func(j *runner.Job) { j.Stdout = slow })))
