@@ -79,8 +79,8 @@ func (d *dev) run(ctx context.Context) error {
 	return d.serve(ctx, l, listener, machines)
 }
 
-// lock takes the folder. Who asks whether it is taken has it for a moment
-// itself, and says no address.
+// lock takes the folder. Who asks whether it is taken holds it for a moment
+// too, so that a refusal counts only when it lasts.
 func (d *dev) lock(ctx context.Context) (*local.Lock, error) {
 	for try := 0; ; try++ {
 		lock, err := local.LockServer(d.storeDir())
@@ -88,19 +88,20 @@ func (d *dev) lock(ctx context.Context) (*local.Lock, error) {
 		switch {
 		case !errors.As(err, &held):
 			return lock, err
-		case held.URL != "":
+		case try < lockTries && ctx.Err() == nil:
+			pause(ctx, lockPause)
+		case held.URL == "":
+			return nil, badInput("another dev is about to work on %s", d.storeDir())
+		default:
 			return nil, badInput("another dev works on %s: process %d, at %s", d.storeDir(), held.PID, held.URL).
 				hint("use that one, stop it, or name another folder with --dir")
-		case try == lockTries || ctx.Err() != nil:
-			return nil, badInput("another dev is about to work on %s", d.storeDir())
 		}
-		pause(ctx, lockPause)
 	}
 }
 
-// How often and how far apart a lock is tried whose holder says nothing.
+// How often and how far apart a lock is tried.
 const (
-	lockTries = 50
+	lockTries = 20
 	lockPause = 20 * time.Millisecond
 )
 

@@ -4,6 +4,9 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
 	"testing"
 )
 
@@ -75,5 +78,54 @@ func TestSpoolIsOneWorkersAndAdoptsWhatOthersLeft(t *testing.T) {
 	}
 	if _, err := os.Stat(heir.Dir); !os.IsNotExist(err) {
 		t.Errorf("an empty spool stays: %v", err)
+	}
+}
+
+func TestSpoolsComeAndGoAtOnce(t *testing.T) {
+	l, err := Open(t.Context(), Config{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var all sync.WaitGroup
+	for n := range 8 {
+		all.Go(func() {
+			for range 50 {
+				s, err := l.Spool("w" + strconv.Itoa(n))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if err := s.Close(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+func TestWhoAsksIsNotTakenForAServer(t *testing.T) {
+	dir := t.TempDir()
+	gone, err := LockServer(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := gone.Announce("http://127.0.0.1:1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := gone.Close(); err != nil {
+		t.Fatal(err)
+	}
+	asking, err := os.Open(filepath.Join(dir, lockFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer asking.Close()
+	if err := flock(asking, syscall.LOCK_SH); err != nil {
+		t.Fatal(err)
+	}
+	if url, ok := FindServer(dir); ok {
+		t.Errorf("found %s, which has gone", url)
 	}
 }

@@ -39,7 +39,13 @@ func LockServer(dir string) (*Lock, error) {
 	if errors.Is(err, errLocked) {
 		return nil, holder(path)
 	}
-	return l, err
+	if err != nil {
+		return nil, err
+	}
+	if err := l.file.Truncate(0); err != nil { // where the last one served
+		return nil, errors.Join(fmt.Errorf("clearing %s: %w", path, err), l.Close())
+	}
+	return l, nil
 }
 
 // Announce says where the holder serves.
@@ -64,15 +70,13 @@ func (l *Lock) Close() error { return l.file.Close() }
 // whether there is one.
 func FindServer(dir string) (url string, ok bool) {
 	path := filepath.Join(dir, lockFile)
-	if _, err := os.Stat(path); err != nil {
+	f, err := os.Open(path)
+	if err != nil {
 		return "", false
 	}
-	l, err := lock(path)
-	if err == nil {
-		l.Close() // nobody held it
-		return "", false
-	}
-	if !errors.Is(err, errLocked) {
+	defer f.Close()
+	// A shared lock: those who ask do not take each other for a server.
+	if err := flock(f, syscall.LOCK_SH|syscall.LOCK_NB); !errors.Is(err, syscall.EWOULDBLOCK) {
 		return "", false
 	}
 	url = holder(path).URL
@@ -92,11 +96,11 @@ var errLocked = errors.New("locked by another process")
 
 // lock takes the lock of the file, which is made if it is not there.
 func lock(path string) (*Lock, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := openLock(path)
 	if err != nil {
-		return nil, fmt.Errorf("opening the lock: %w", err)
+		return nil, err
 	}
-	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	err = flock(f, syscall.LOCK_EX|syscall.LOCK_NB)
 	if err == nil {
 		return &Lock{file: f}, nil
 	}
@@ -105,4 +109,21 @@ func lock(path string) (*Lock, error) {
 		return nil, fmt.Errorf("%s: %w", path, errLocked)
 	}
 	return nil, fmt.Errorf("locking %s: %w", path, err)
+}
+
+func openLock(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("opening the lock: %w", err)
+	}
+	return f, nil
+}
+
+// flock is flock(2), over interruptions.
+func flock(f *os.File, how int) error {
+	for {
+		if err := syscall.Flock(int(f.Fd()), how); !errors.Is(err, syscall.EINTR) {
+			return err
+		}
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // A Spool is a worker's folder for outcomes that wait for the store. It is the
@@ -23,6 +24,14 @@ const spoolLock = "lock"
 // is an error.
 func (l *Local) Spool(worker string) (*Spool, error) {
 	root := filepath.Join(l.dir, "spool")
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return nil, fmt.Errorf("making the spools: %w", err)
+	}
+	all, err := lockAll(root)
+	if err != nil {
+		return nil, err
+	}
+	defer all.Close()
 	dir := filepath.Join(root, worker)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the spool: %w", err)
@@ -36,14 +45,31 @@ func (l *Local) Spool(worker string) (*Spool, error) {
 	}
 	s := &Spool{Dir: dir, lock: own}
 	if err := s.adopt(root); err != nil {
-		s.Close()
+		own.Close()
 		return nil, err
 	}
 	return s, nil
 }
 
+// lockAll waits for the lock under which spools are made, adopted and removed.
+func lockAll(root string) (*Lock, error) {
+	f, err := openLock(filepath.Join(root, spoolLock))
+	if err != nil {
+		return nil, err
+	}
+	if err := flock(f, syscall.LOCK_EX); err != nil {
+		return nil, errors.Join(fmt.Errorf("locking the spools: %w", err), f.Close())
+	}
+	return &Lock{file: f}, nil
+}
+
 // Close gives the spool up. If it is empty it is removed.
 func (s *Spool) Close() error {
+	all, err := lockAll(filepath.Dir(s.Dir))
+	if err != nil {
+		return errors.Join(err, s.lock.Close())
+	}
+	defer all.Close()
 	empty, err := isEmpty(s.Dir)
 	if err == nil && empty {
 		err = os.RemoveAll(s.Dir)
@@ -65,7 +91,7 @@ func (s *Spool) adopt(root string) error {
 		}
 		left, err := lock(filepath.Join(dir, spoolLock))
 		if err != nil {
-			continue // held, or just removed by another who adopts
+			continue // held
 		}
 		err = moveAll(dir, s.Dir)
 		if err == nil {
