@@ -15,7 +15,7 @@ import (
 )
 
 // bells tells the other processes on a file what changed. Each process binds a
-// datagram socket in a private directory named by the file's path; what it
+// datagram socket in a directory that follows from the file's path; what it
 // finds there are its peers. A new process says hello to them, and everyone
 // who hears it knows it from then on, and tells it that anything may have
 // changed until then. Nothing is sent while there is no peer or no change.
@@ -51,7 +51,7 @@ func hang(path string, hear func(Note)) (*bells, error) {
 	}
 	if err := b.bind(path); err != nil {
 		return nil, fmt.Errorf("binding the socket by which processes on one store wake each other: %w"+
-			" (set TMPDIR to a directory with a short path that you may write)", err)
+			" (put the store on a file system that has unix sockets)", err)
 	}
 	b.work.Go(b.listen)
 	entries, err := os.ReadDir(b.dir)
@@ -71,22 +71,16 @@ func (b *bells) bind(path string) error {
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		path = real
 	}
-	sum := sha256.Sum256([]byte(path))
-	parent := filepath.Join(os.TempDir(), "modulate-"+strconv.Itoa(os.Getuid()))
-	b.dir = filepath.Join(parent, hex.EncodeToString(sum[:8]))
-	address := filepath.Join(b.dir, b.name)
-	if len(address) > maxSocketPath {
-		return fmt.Errorf("the path %s is longer than %d bytes", address, maxSocketPath)
-	}
+	b.dir = bellsDir(path)
 	var err error
 	for range 10 { // a peer that ends may remove the directory meanwhile
 		if err = os.MkdirAll(b.dir, 0o700); err != nil {
 			return err
 		}
-		if err = private(parent); err != nil {
+		if err = private(filepath.Dir(b.dir), path); err != nil {
 			return err
 		}
-		b.sock, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: address, Net: "unixgram"})
+		b.sock, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(b.dir, b.name), Net: "unixgram"})
 		if !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
@@ -94,8 +88,25 @@ func (b *bells) bind(path string) error {
 	return err
 }
 
-// private makes sure that dir is ours alone: anybody may make it before us.
-func private(dir string) error {
+// bellsDir is where the processes on a file bind their sockets: beside the
+// file, as FILE-bells; where that path is too long for a socket's address, in
+// a directory of ours below /tmp. It depends on nothing but the path, so that
+// all of them meet.
+func bellsDir(path string) string {
+	beside := path + "-bells"
+	if len(beside)+len("/4194304.01234567") <= maxSocketPath {
+		return beside
+	}
+	sum := sha256.Sum256([]byte(path))
+	return filepath.Join("/tmp", "modulate-"+strconv.Itoa(os.Getuid()), hex.EncodeToString(sum[:8]))
+}
+
+// private makes sure that dir is ours alone, where it is not the store's own:
+// anybody may make one below /tmp before us.
+func private(dir, path string) error {
+	if dir == filepath.Dir(path) {
+		return nil
+	}
 	info, err := os.Lstat(dir)
 	if err != nil {
 		return err

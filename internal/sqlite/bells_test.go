@@ -240,38 +240,48 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-func TestOpenSaysWhyThereAreNoBells(t *testing.T) {
-	for name, tmp := range map[string]string{
-		"long":    filepath.Join(t.TempDir(), strings.Repeat("x", 100)),
-		"missing": "/dev/null/no",
-	} {
-		t.Setenv("TMPDIR", tmp)
-		_, err := Open(t.Context(), file(t))
-		if err == nil || !strings.Contains(err.Error(), "TMPDIR") {
-			t.Errorf("%s: got %v, want an error that says what to set", name, err)
-		}
+// Processes with different ideas of where temporary files go meet all the same.
+func TestBellsHangWhereThePathSays(t *testing.T) {
+	path := "/srv/modulate/.modulate/store.db"
+	if got, want := bellsDir(path), path+"-bells"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	long := "/" + strings.Repeat("x", 100) + "/store.db"
+	dir := bellsDir(long)
+	if !strings.HasPrefix(dir, "/tmp/modulate-") || dir != bellsDir(long) {
+		t.Errorf("%s: got %s, want one directory below /tmp", long, dir)
+	}
+	if dir == bellsDir(long+"x") {
+		t.Error("two files have one directory")
 	}
 }
 
-func TestBellsHangOnlyInAPrivateDirectory(t *testing.T) {
-	tmp, err := os.MkdirTemp("", "b")
-	if err != nil {
+func TestBellsBelowTmpHangOnlyInAPrivateDirectory(t *testing.T) {
+	parent := t.TempDir()
+	if err := os.Chmod(parent, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	defer os.RemoveAll(tmp)
-	t.Setenv("TMPDIR", tmp)
-	db := open(t, file(t))
-	parent := filepath.Dir(db.bells.dir)
-	if err := db.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if entries, err := os.ReadDir(parent); err != nil || len(entries) != 0 {
-		t.Errorf("closing left %v (%v)", entries, err)
+	if err := private(parent, "/elsewhere/store.db"); err != nil {
+		t.Errorf("a directory of ours alone: %v", err)
 	}
 	if err := os.Chmod(parent, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(t.Context(), file(t)); err == nil {
+	if err := private(parent, "/elsewhere/store.db"); err == nil {
 		t.Error("a directory that others may read was taken")
+	}
+	if err := private(parent, filepath.Join(parent, "store.db")); err != nil {
+		t.Errorf("the store's own directory: %v", err)
+	}
+}
+
+func TestClosingLeavesNoBells(t *testing.T) {
+	db := open(t, file(t))
+	dir := db.bells.dir
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Errorf("%s is left (%v)", dir, err)
 	}
 }

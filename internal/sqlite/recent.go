@@ -1,6 +1,9 @@
 package sqlite
 
-import "sync"
+import (
+	"sync"
+	"sync/atomic"
+)
 
 // recentBytes bounds each half of what recent keeps.
 const recentBytes = 2 << 20
@@ -12,7 +15,7 @@ const recentBytes = 2 << 20
 //     is not the one that the entries belong to;
 //   - while this process commits, what is being written is not here.
 type recent struct {
-	turn *turn
+	generation *atomic.Uint64 // nil once the file is closed
 
 	mu    sync.Mutex
 	at    uint64 // the generation that the entries belong to
@@ -21,61 +24,53 @@ type recent struct {
 	bytes int              // in young
 }
 
-func newRecent(t *turn) (*recent, error) {
-	at, err := t.generation()
-	if err != nil {
-		return nil, err
-	}
-	return &recent{turn: t, at: at, young: make(map[string]entry)}, nil
+func newRecent(generation *atomic.Uint64) *recent {
+	return &recent{generation: generation, at: generation.Load(), young: make(map[string]entry)}
 }
 
 // get returns what was kept under key, if it is certainly stored still.
 func (r *recent) get(key string) (value any, ok bool) {
 	r.mu.Lock()
-	at := r.at
+	defer r.mu.Unlock()
 	e, ok := r.young[key]
 	if !ok {
 		e, ok = r.old[key]
 	}
-	r.mu.Unlock()
-	if !ok {
-		return nil, false
-	}
-	now, err := r.turn.generation()
-	return e.value, err == nil && now == at
+	return e.value, ok && r.generation != nil && r.generation.Load() == r.at
 }
 
 // committing says that a transaction which holds the write lock is about to
 // commit what is in kept.
-func (r *recent) committing(kept []entry) error {
-	now, err := r.turn.generation()
-	if err != nil {
-		return err
-	}
-	next := now + 1 + now&1 // odd; it was odd already if somebody died committing
-	if err := r.turn.setGeneration(next); err != nil {
-		return err
-	}
+func (r *recent) committing(kept []entry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.at != now { // others have written
-		clear(r.young)
-		r.old, r.bytes = nil, 0
+	for {
+		now := r.generation.Load()
+		next := now + 1 + now&1 // odd; it was odd already if somebody died committing
+		if !r.generation.CompareAndSwap(now, next) {
+			continue // another process said late that it is done
+		}
+		if r.at != now { // others have written
+			r.forget()
+		}
+		r.at = next
+		break
 	}
-	r.at = next
 	for _, e := range kept {
 		delete(r.young, e.key)
 		delete(r.old, e.key)
 	}
-	return nil
 }
 
-// committed says that the commit is over, and what it stored.
-func (r *recent) committed(kept []entry) error {
+// committed says that the commit is over, and what it stored. The write lock
+// was free since the commit, so another process may have come in between: then
+// nothing that is kept here is certain.
+func (r *recent) committed(kept []entry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err := r.turn.setGeneration(r.at + 1); err != nil {
-		return err // it stays odd: everybody reads the file
+	if !r.generation.CompareAndSwap(r.at, r.at+1) {
+		r.forget()
+		return
 	}
 	r.at++
 	for _, e := range kept {
@@ -87,7 +82,19 @@ func (r *recent) committed(kept []entry) error {
 		}
 		r.young[e.key] = e
 	}
-	return nil
+}
+
+// forget drops all entries.
+func (r *recent) forget() {
+	clear(r.young)
+	r.old, r.bytes = nil, 0
+}
+
+// end forgets everything: the generation is about to be unmapped.
+func (r *recent) end() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.generation = nil
 }
 
 // entry is something to keep; a nil value only to forget what was.

@@ -14,7 +14,7 @@
 //
 // # Writing
 //
-// One goroutine writes. It takes all operations that are pending, runs them in
+// One goroutine writes at a time. It takes all operations that are pending, runs them in
 // one transaction, commits once with one sync of the disk, and answers
 // everyone: group commit. An operation whose guard refuses it is answered and
 // disturbs nobody; one that fails is undone and run again by itself, so that
@@ -52,6 +52,10 @@ type DB struct {
 	writer  *Conn
 	readers chan *Conn // those that are not in use
 	opened  int        // how many readers there are
+
+	writing sync.Mutex // held by who writes; guards writer and the following
+	commits int        // how many there were
+	grown   bool       // the log is as long as it is to be
 
 	mu      sync.Mutex // guards the following
 	pending []*op
@@ -97,9 +101,7 @@ func Open(ctx context.Context, path string) (_ *DB, err error) {
 	if db.turn, err = openTurn(path + "-turn"); err != nil {
 		return nil, err
 	}
-	if db.recent, err = newRecent(db.turn); err != nil {
-		return nil, err
-	}
+	db.recent = newRecent(db.turn.generation())
 	if db.bells, err = hang(path, func(n Note) { db.heard(n, false) }); err != nil {
 		return nil, err
 	}
@@ -119,9 +121,8 @@ func (db *DB) connect(ctx context.Context) (err error) {
 	if err := syncDir(filepath.Dir(db.path)); err != nil {
 		return err
 	}
-	// The writer waits for its turn by itself, and lets the log grow to 16 MB
-	// before it copies it into the file.
-	for _, pragma := range []string{"PRAGMA busy_timeout=0", "PRAGMA wal_autocheckpoint=4000"} {
+	// The writer waits for its turn by itself.
+	for _, pragma := range []string{"PRAGMA busy_timeout=0", fmt.Sprintf("PRAGMA wal_autocheckpoint=%d", logPages)} {
 		if err := db.writer.Query(pragma, func([]any) error { return nil }); err != nil {
 			return err
 		}
@@ -177,6 +178,9 @@ func (db *DB) release() error {
 	}
 	for range db.opened { // a read that is under way ends first
 		errs = append(errs, (<-db.readers).close())
+	}
+	if db.recent != nil {
+		db.recent.end()
 	}
 	if db.turn != nil {
 		errs = append(errs, db.turn.Close())

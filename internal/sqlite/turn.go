@@ -1,12 +1,13 @@
 package sqlite
 
 import (
-	"encoding/binary"
+	"errors"
 	"fmt"
-	"io"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
+	"unsafe"
 )
 
 // turn is the file FILE-turn, which the processes on a store share. Nothing in
@@ -17,11 +18,15 @@ import (
 // that writes all the time would starve the others. The lock is a courtesy: who
 // waits too long for it goes on without.
 //
-// Its first eight bytes are the generation, by which a process knows at the
-// price of one small read that nobody else has written: it is odd while a
-// commit is under way, and each commit makes it greater. Only who holds
-// SQLite's write lock changes it.
-type turn struct{ f *os.File }
+// Its first eight bytes, which every process has mapped into its memory, are
+// the generation: by it a process knows without a system call that nobody else
+// has written. It is odd while a commit is under way, and each commit makes it
+// greater. It is changed by compare-and-swap alone: who has committed says so
+// only after SQLite has given up the write lock.
+type turn struct {
+	f   *os.File
+	mem []byte // the file's first page
+}
 
 // courtesy is how long a writer waits for its turn before it goes on without.
 const courtesy = 250 * time.Millisecond
@@ -31,11 +36,48 @@ func openTurn(path string) (*turn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &turn{f}, nil
+	t := &turn{f: f}
+	if err := t.mapPage(); err != nil {
+		return nil, errors.Join(fmt.Errorf("mapping %s: %w", path, err), t.Close())
+	}
+	return t, nil
 }
 
-// Close closes the file and gives up the lock if it is held.
-func (t *turn) Close() error { return t.f.Close() }
+// mapPage maps the first page, which is written before so that it has a place
+// on the disk: to touch it can then not fail for want of room.
+func (t *turn) mapPage() error {
+	if err := syscall.Flock(int(t.f.Fd()), syscall.LOCK_EX); err != nil { // what is there already is kept
+		return err
+	}
+	defer syscall.Flock(int(t.f.Fd()), syscall.LOCK_UN)
+	size := os.Getpagesize()
+	info, err := t.f.Stat()
+	if err != nil {
+		return err
+	}
+	if have := info.Size(); have < int64(size) {
+		if _, err := t.f.WriteAt(make([]byte, int64(size)-have), have); err != nil {
+			return err
+		}
+	}
+	t.mem, err = syscall.Mmap(int(t.f.Fd()), 0, size, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_SHARED)
+	return err
+}
+
+// Close gives up the lock if it is held. The generation must not be looked at
+// any more.
+func (t *turn) Close() error {
+	var err error
+	if t.mem != nil {
+		err = syscall.Munmap(t.mem)
+	}
+	return errors.Join(err, t.f.Close())
+}
+
+// generation is where the generation is.
+func (t *turn) generation() *atomic.Uint64 {
+	return (*atomic.Uint64)(unsafe.Pointer(&t.mem[0]))
+}
 
 // take waits for the turn; the returned function ends it.
 func (t *turn) take() (end func()) {
@@ -50,27 +92,4 @@ func (t *turn) take() (end func()) {
 		}
 		time.Sleep(wait)
 	}
-}
-
-// generation reads the generation.
-func (t *turn) generation() (uint64, error) {
-	var b [8]byte
-	_, err := t.f.ReadAt(b[:], 0)
-	if err == io.EOF {
-		return 0, nil // nobody has written yet
-	}
-	if err != nil {
-		return 0, fmt.Errorf("reading the generation: %w", err)
-	}
-	return binary.LittleEndian.Uint64(b[:]), nil
-}
-
-// setGeneration writes the generation.
-func (t *turn) setGeneration(g uint64) error {
-	var b [8]byte
-	binary.LittleEndian.PutUint64(b[:], g)
-	if _, err := t.f.WriteAt(b[:], 0); err != nil {
-		return fmt.Errorf("writing the generation: %w", err)
-	}
-	return nil
 }

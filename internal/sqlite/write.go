@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -68,7 +69,7 @@ func (o *op) answer(err error) {
 // When ctx ends first and the operation is not yet under way, nothing is
 // written and the error is ctx's cause alone; later the outcome is unknown.
 //
-// run is called on the writer's goroutine: it must not block, and everything
+// run may be called on another goroutine: it must not block, and everything
 // that it does outside the Tx must bear to be done again.
 func (db *DB) Write(ctx context.Context, run func(*Tx) error) error {
 	return db.do(ctx, &op{run: run, done: make(chan error, 1)})
@@ -87,6 +88,11 @@ func (db *DB) do(ctx context.Context, o *op) error {
 	if err := db.enqueue(o); err != nil {
 		return err
 	}
+	if o.early {
+		db.Hurry()
+	} else {
+		db.lead(ctx)
+	}
 	select {
 	case err := <-o.done:
 		return err
@@ -103,6 +109,19 @@ func (db *DB) do(ctx context.Context, o *op) error {
 		return err
 	default:
 		return fmt.Errorf("the outcome of a write is unknown: %w", context.Cause(ctx))
+	}
+}
+
+// lead commits what is pending here and now, if nobody else is writing: for
+// one caller alone two changes of goroutine would cost as much as the rest.
+// Whoever is writing looks at what is pending when he has done.
+func (db *DB) lead(ctx context.Context) {
+	if db.writing.TryLock() {
+		_ = db.round(ctx.Done())
+		db.writing.Unlock()
+		if db.awaited() {
+			db.Hurry()
+		}
 	}
 }
 
@@ -128,16 +147,15 @@ func (db *DB) enqueue(o *op) error {
 		return ErrClosed
 	}
 	db.pending = append(db.pending, o)
-	if o.done != nil {
-		db.Hurry()
-	} else if !db.riding {
+	if o.done == nil && !db.riding {
 		db.riding = true
 		db.timer.Reset(rideFor)
 	}
 	return nil
 }
 
-// write is the writer's goroutine.
+// write is the goroutine that commits what no caller does: what rides, and
+// what comes while others write.
 func (db *DB) write() {
 	defer close(db.done)
 	for {
@@ -145,12 +163,18 @@ func (db *DB) write() {
 		case <-db.wake:
 		case <-db.timer.C:
 		case <-db.closing:
+			db.writing.Lock()
 			for db.anyPending() {
-				db.round()
+				_ = db.round(nil)
 			}
+			db.writing.Unlock()
 			return
 		}
-		for db.round() {
+		for more := true; more; {
+			db.writing.Lock()
+			more = db.round(nil) == nil && db.grow()
+			db.writing.Unlock()
+			more = db.awaited() || more
 		}
 	}
 }
@@ -161,27 +185,37 @@ func (db *DB) anyPending() bool {
 	return len(db.pending) > 0
 }
 
-// round commits one batch, if anything is pending. It reports whether more
-// came meanwhile that somebody waits for.
-func (db *DB) round() (more bool) {
+// awaited reports whether something is pending that somebody waits for.
+func (db *DB) awaited() bool {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	return slices.ContainsFunc(db.pending, func(o *op) bool { return o.done != nil })
+}
+
+// errAbandoned: the caller who was leading is gone; others go on.
+var errAbandoned = errors.New("abandoned")
+
+// round commits one batch, if anything is pending. db.writing is held.
+// Whatever fails is answered there; the error says that nothing was tried.
+func (db *DB) round(abandon <-chan struct{}) error {
 	if !db.anyPending() {
-		return false
+		return nil
 	}
-	if err := db.begin(); err != nil {
-		for _, o := range db.take() {
+	err := db.begin(abandon)
+	if err == errAbandoned {
+		return err
+	}
+	batch := db.take()
+	if err != nil {
+		for _, o := range batch {
 			o.answer(err)
 		}
-		return false
+		return err
 	}
-	if batch := db.take(); !db.commit(batch) {
+	if !db.commit(batch) {
 		db.oneByOne(batch)
 	}
-	select {
-	case <-db.wake:
-		return true
-	default:
-		return false
-	}
+	return nil
 }
 
 // take removes a batch from what is pending: its operations are under way.
@@ -206,7 +240,8 @@ func (db *DB) take() []*op {
 }
 
 // begin starts a transaction that may write, once no other process is in one.
-func (db *DB) begin() error {
+// errAbandoned when abandon is closed first.
+func (db *DB) begin(abandon <-chan struct{}) error {
 	end := db.turn.take()
 	defer end()
 	for wait := 20 * time.Microsecond; ; wait = min(2*wait, 20*time.Millisecond) {
@@ -217,14 +252,17 @@ func (db *DB) begin() error {
 		if !isBusy(err) {
 			return explain(fmt.Errorf("beginning a transaction: %w", err))
 		}
-		if wait > time.Millisecond {
-			select {
-			case <-db.closing:
-				return fmt.Errorf("another process holds the store: %w", ErrClosed)
-			default:
-			}
+		closing := db.closing
+		if wait < 10*time.Millisecond {
+			closing = nil // a commit of another's may take as long
 		}
-		time.Sleep(wait)
+		select {
+		case <-abandon:
+			return errAbandoned
+		case <-closing:
+			return fmt.Errorf("another process holds the store: %w", ErrClosed)
+		case <-time.After(wait):
+		}
 	}
 }
 
@@ -268,15 +306,15 @@ func (db *DB) end(tx *Tx) error {
 		_, err := tx.Exec("ROLLBACK")
 		return err
 	}
-	if err := db.recent.committing(tx.kept); err != nil {
-		return err
+	db.recent.committing(tx.kept)
+	if _, err := tx.Exec("COMMIT"); err != nil {
+		db.recent.committed(nil)
+		return fmt.Errorf("committing: %w", err)
 	}
-	_, err := tx.Exec("COMMIT")
-	if err != nil {
-		return errors.Join(fmt.Errorf("committing: %w", err), db.recent.committed(nil))
+	db.recent.committed(tx.kept)
+	if db.commits++; db.commits == growAfter {
+		db.Hurry()
 	}
-	// A generation that cannot be written leaves the commit what it is.
-	_ = db.recent.committed(tx.kept)
 	return nil
 }
 
@@ -301,7 +339,7 @@ func (db *DB) oneByOne(batch []*op) {
 		if o.told {
 			continue
 		}
-		if err := db.begin(); err != nil {
+		if err := db.begin(nil); err != nil {
 			o.answer(err)
 			continue
 		}

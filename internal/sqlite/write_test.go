@@ -167,6 +167,7 @@ func TestUnderWayIsUnknown(t *testing.T) {
 	cause := errors.New("enough")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	running, over := make(chan struct{}), make(chan struct{})
+	release := block(t, db)
 	got := make(chan error, 1)
 	go func() {
 		got <- db.Write(ctx, func(tx *Tx) error {
@@ -175,6 +176,8 @@ func TestUnderWayIsUnknown(t *testing.T) {
 			return insert("a")(tx)
 		})
 	}()
+	pendings(t, db, 1)
+	release()
 	<-running
 	cancel(cause)
 	if err := <-got; !errors.Is(err, cause) || err == cause {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -158,39 +159,57 @@ func fill(t testing.TB, db *sqlite.DB, n int) {
 	}
 }
 
-// BenchmarkLarge measures a store of a million settled promises.
+// BenchmarkLarge measures a store of a million settled promises, beside an
+// empty one.
 func BenchmarkLarge(b *testing.B) {
+	empty := open(b)
 	s, db := openAt(b, filepath.Join(b.TempDir(), "store.db"))
 	fill(b, db, 1_000_000)
 	for name, q := range map[string]store.Query{
 		"all":     {Owner: "local", Limit: 100},
 		"machine": {Owner: "local", Limit: 100, Machine: "gpu"},
-		"prefix":  {Owner: "local", Limit: 100, Prefix: "r00050"},
+		"prefix":  {Owner: "local", Limit: 100, Prefix: "r000500"},
 	} {
 		b.Run("List/"+name, func(b *testing.B) {
-			for b.Loop() {
-				if page, err := s.List(b.Context(), q); err != nil || len(page.Records) != 100 {
-					b.Fatal(len(page.Records), err)
+			median(b, func(int) error {
+				page, err := s.List(b.Context(), q)
+				if len(page.Records) != 100 {
+					b.Error(len(page.Records))
 				}
-			}
+				return err
+			})
 		})
 	}
-	b.Run("Create", func(b *testing.B) {
-		n := 0
-		for b.Loop() {
-			n++
-			if err := s.Create(b.Context(), newRecord(fmt.Sprintf("s%09d", n))); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
+	for name, s := range map[string]*sqlitestore.Store{"empty": empty, "large": s} {
+		b.Run("Create/"+name, func(b *testing.B) {
+			now := time.Now()
+			median(b, func(n int) error {
+				rec := newRecord(fmt.Sprintf("s%d-%d", now.UnixNano(), n))
+				rec.CreatedAt = promise.TimeOf(time.Now())
+				return s.Create(b.Context(), rec)
+			})
+		})
+	}
 	b.Run("Get", func(b *testing.B) {
-		n := 0
-		for b.Loop() {
-			n = (n + 7919) % 1_000_000
-			if _, err := s.Get(b.Context(), fmt.Sprintf("r%09d", n)); err != nil {
-				b.Fatal(err)
-			}
-		}
+		median(b, func(n int) error {
+			_, err := s.Get(b.Context(), fmt.Sprintf("r%09d", n*7919%1_000_000))
+			return err
+		})
 	})
+}
+
+// median calls f b.N times and reports the median of its times.
+func median(b *testing.B, f func(n int) error) {
+	b.Helper()
+	times := make([]time.Duration, b.N)
+	b.ResetTimer()
+	for n := range times {
+		start := time.Now()
+		if err := f(n); err != nil {
+			b.Fatal(err)
+		}
+		times[n] = time.Since(start)
+	}
+	slices.Sort(times)
+	b.ReportMetric(float64(times[b.N/2].Microseconds()), "p50-µs")
 }

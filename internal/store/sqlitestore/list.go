@@ -16,7 +16,7 @@ const (
 	scanned = 2000
 	// sorted is how many ids may start with a prefix for them to be sorted
 	// rather than met on the way through the index.
-	sorted = 1000
+	sorted = 5000
 )
 
 // A scan is what was found of a list's page in one range of rows. Up to until,
