@@ -158,6 +158,14 @@ func (s *service) trouble() string {
 	return s.link.trouble()
 }
 
+// worker is the name of the worker in this process; "": a server has its own.
+func (s *service) worker() string {
+	if s.here == nil {
+		return ""
+	}
+	return s.here.name
+}
+
 // run, resume and finish are those of here; on a server they have nothing to
 // do.
 func (s *service) run(id string) {
@@ -181,9 +189,9 @@ func (s *service) abandon() {
 	}
 }
 
-func (s *service) finish(ctx context.Context) error {
+func (s *service) finish(ctx context.Context) (broken []string, err error) {
 	if s.here == nil {
-		return nil
+		return nil, nil
 	}
 	return s.here.finish(ctx)
 }

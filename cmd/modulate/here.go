@@ -5,6 +5,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -21,6 +23,7 @@ import (
 // those that were asked for, and whatever their scripts submit, each at once.
 // Nothing else in the store is touched.
 type here struct {
+	name   string // of its worker
 	local  *local.Local
 	worker *worker.Worker
 	spool  *local.Spool
@@ -32,8 +35,8 @@ type here struct {
 
 	mu      sync.Mutex
 	started map[string]bool
-	left    int   // executions that go on
-	failed  error // the first that could not be brought to an end
+	going   map[string]bool // executions that go on
+	failed  error           // the first that could not be brought to an end
 	running sync.WaitGroup
 }
 
@@ -48,7 +51,7 @@ func newHere(l *local.Local, a *app) (*here, error) {
 	if err != nil {
 		return nil, errors.Join(err, spool.Close())
 	}
-	h := &here{local: l, app: a, spool: spool, jobs: jobs, started: map[string]bool{}}
+	h := &here{name: name, local: l, app: a, spool: spool, jobs: jobs, started: map[string]bool{}, going: map[string]bool{}}
 	w, err := worker.New(worker.Config{
 		Engine: l.Engine, Name: name, Runner: runner.Exec{Dir: jobs.Dir}, Runtimes: runner.Runtimes(nil),
 		API: l.Handler(), OnSubmit: h.run, Spool: spool.Dir, Temp: jobs.Dir,
@@ -85,13 +88,12 @@ func (h *here) run(id string) {
 	if h.started[id] || h.ctx.Err() != nil {
 		return
 	}
-	h.started[id] = true
-	h.left++
+	h.started[id], h.going[id] = true, true
 	h.running.Go(func() {
 		_, err := h.worker.Execute(h.ctx, id)
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		h.left--
+		delete(h.going, id)
 		if err != nil && h.failed == nil && h.ctx.Err() == nil {
 			h.failed = fmt.Errorf("running %s: %w", id, err)
 		}
@@ -145,8 +147,9 @@ func (h *here) resumeDetached(ctx context.Context, rec promise.Record) error {
 }
 
 // finish returns when everything that was started has ended. Once ctx is over
-// the scripts are killed and given back, at no cost to their retries.
-func (h *here) finish(ctx context.Context) error {
+// the scripts are killed and given back, at no cost to their retries; broken
+// are their ids.
+func (h *here) finish(ctx context.Context) (broken []string, err error) {
 	defer h.stop()
 	done := make(chan struct{})
 	go func() {
@@ -154,12 +157,13 @@ func (h *here) finish(ctx context.Context) error {
 		close(done)
 	}()
 	said := time.AfterFunc(liveAfter, func() {
-		h.app.setStatus(fmt.Sprintf("waiting for %d more that it submitted", h.goingOn()))
+		h.app.setStatus(fmt.Sprintf("waiting for %d more that it submitted", len(h.goingOn())))
 	})
 	defer said.Stop()
 	select {
 	case <-done:
 	case <-ctx.Done():
+		broken = h.goingOn()
 		h.stop()
 		h.app.setStatus("stopping what runs; Ctrl-C again kills it at once")
 		<-done
@@ -167,14 +171,14 @@ func (h *here) finish(ctx context.Context) error {
 	h.app.setStatus("")
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.failed
+	return broken, h.failed
 }
 
-// goingOn returns how many executions go on.
-func (h *here) goingOn() int {
+// goingOn returns the ids whose executions go on.
+func (h *here) goingOn() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.left
+	return slices.Sorted(maps.Keys(h.going))
 }
 
 // close gives up what newHere took. Nothing is left running.

@@ -111,7 +111,7 @@ func (l *logging) streams(client *api.Client, p api.Promise) (all []*stream) {
 		if l.stamps {
 			dst = &stamper{dst: dst, now: time.Now}
 		}
-		all = append(all, &stream{client: client, id: p.ID, name: name, cut: l.saysCut, attempt: attempt, dst: dst})
+		all = append(all, &stream{client: client, id: p.ID, name: name, say: l.line, attempt: attempt, dst: dst})
 	}
 	return all
 }

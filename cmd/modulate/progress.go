@@ -19,9 +19,9 @@ const (
 // A view is what is known of a promise that is waited for.
 type view struct {
 	promise api.Promise
-	ahead   int  // about how many wait before it; -1: not known
-	workers int  // of its machine that are up; -1: not known
-	here    bool // this process runs it
+	ahead   int    // about how many wait before it; -1: not known
+	workers int    // of its machine that are up; -1: not known
+	here    string // the worker in this process, which runs it; "": a server does
 	waited  time.Duration
 	trouble string // why the server does not answer; "": it does
 	said    bool   // that no worker is up
@@ -31,7 +31,7 @@ type view struct {
 func (w *watch) progress(ctx context.Context) {
 	pause(ctx, liveAfter)
 	began := time.Now()
-	v := view{ahead: -1, workers: -1, here: w.svc.here != nil}
+	v := view{ahead: -1, workers: -1, here: w.svc.worker()}
 	for ctx.Err() == nil {
 		w.look(ctx, &v)
 		if ctx.Err() != nil {
@@ -60,7 +60,7 @@ func (w *watch) look(ctx context.Context, v *view) {
 		return // not stored yet, or met by whoever waits
 	}
 	v.promise = p
-	if v.here || runningAttempt(p) != nil {
+	if v.here != "" || runningAttempt(p) != nil {
 		return
 	}
 	all, err := w.svc.client.Machines(ctx)
@@ -87,8 +87,10 @@ func (v *view) text() string {
 		parts = append(parts, v.trouble)
 	case p.ID == "":
 		parts = append(parts, "submitting")
-	case at != nil && v.here:
+	case at != nil && v.here == at.Worker:
 		parts = append(parts, p.State+", running here for "+p.Machine, attemptNumber(at.Number))
+	case at != nil && v.here != "":
+		parts = append(parts, p.State+", held by "+at.Worker+" until its lease is over or it ends", attemptNumber(at.Number))
 	case at != nil:
 		parts = append(parts, p.State+", running on "+p.Machine+" ("+at.Worker+")", attemptNumber(at.Number))
 	default:
@@ -107,7 +109,7 @@ func attemptNumber(n uint32) string { return fmt.Sprintf("attempt %d", n) }
 // workerless reports whether nobody is up who could run the promise, for
 // longer than it takes to start.
 func (v *view) workerless() bool {
-	return v.workers == 0 && v.waited >= workerless && !v.here && v.promise.ID != "" && runningAttempt(v.promise) == nil
+	return v.workers == 0 && v.waited >= workerless && v.here == "" && v.promise.ID != "" && runningAttempt(v.promise) == nil
 }
 
 // runningAttempt is the attempt that runs, or nil.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 
 	"modulate/internal/api"
 )
@@ -16,7 +17,24 @@ func (a *app) printJSON(v any) error {
 	if err != nil {
 		return fmt.Errorf("writing JSON: %w", err)
 	}
+	if isTerminal(a.stdout) && !a.raw {
+		line = escapeControls(line)
+	}
 	return a.print(string(line) + "\n")
+}
+
+// escapeControls writes what a terminal would obey as JSON's own escapes. It
+// can stand in strings only.
+func escapeControls(line []byte) []byte {
+	var safe []byte
+	for _, r := range string(line) {
+		if obeyed(r) {
+			safe = fmt.Appendf(safe, "\\u%04x", r)
+			continue
+		}
+		safe = utf8.AppendRune(safe, r)
+	}
+	return safe
 }
 
 // describe is a promise for a person: a line for each thing worth knowing.

@@ -23,7 +23,9 @@ func catchSignals(ctx context.Context) (context.Context, *signals) {
 	hard, cancelHard := context.WithCancelCause(ctx)
 	got := make(chan os.Signal, 2)
 	signal.Notify(got, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	signal.Ignore(syscall.SIGPIPE) // a reader that went away is an error of the write
+	// A reader that went away is an error of the write. Ignored, the signal
+	// would be so in scripts, too.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	done := make(chan struct{})
 	go func() {
 		for _, end := range []context.CancelCauseFunc{cancel, cancelHard} {

@@ -23,8 +23,8 @@ type stream struct {
 	id     string
 	name   string // stdout or stderr
 	dst    io.Writer
-	cut    func(stream string, bytes int64) // told of bytes over the limit, which nobody has
-	begin  func() error                     // told before each attempt's first bytes, and of the last one that has none; may be nil
+	say    func(text string) // told of bytes that cannot be had; may be nil
+	begin  func() error      // told before each attempt's first bytes, and of the last one that has none; may be nil
 
 	attempt uint32 // being read, from 1
 	offset  int64  // in it
@@ -50,6 +50,8 @@ func (s *stream) live(ctx context.Context) error {
 		switch {
 		case absent(err): // not stored yet, or the attempt has not begun
 			pause(ctx, nextAttempt)
+		case errors.Is(err, api.ErrRoute): // the socket of a script: its promise has the end of it
+			return nil
 		case err != nil && (ctx.Err() == nil || errors.Is(err, errOutput)):
 			return err
 		case err != nil:
@@ -73,6 +75,9 @@ func (s *stream) rest(ctx context.Context, p api.Promise) error {
 	for s.attempt <= last {
 		before := s.offset
 		end, err := s.read(ctx, 0)
+		if errors.Is(err, api.ErrRoute) {
+			return s.onlyTail(p)
+		}
 		if absent(err) {
 			return nil // it is not kept any more
 		}
@@ -84,6 +89,17 @@ func (s *stream) rest(ctx context.Context, p api.Promise) error {
 		}
 	}
 	return s.beginAt(last)
+}
+
+// onlyTail copies what p itself has, where the rest cannot be read: at the
+// socket of a script.
+func (s *stream) onlyTail(p api.Promise) error {
+	out := s.of(p)
+	if out.Size > int64(len(out.Tail)) && s.say != nil {
+		s.say(fmt.Sprintf("the last %d bytes of %s, of %s: inside a script there is no more of it", len(out.Tail), s.name, bytesText(out.Size)))
+	}
+	_, err := s.write([]byte(out.Tail))
+	return err
 }
 
 // absent reports whether there is no such promise or attempt.
@@ -119,8 +135,9 @@ func (s *stream) read(ctx context.Context, wait time.Duration) (end bool, err er
 	if err != nil {
 		return false, err
 	}
-	if gap := page.Offset - s.offset; gap > 0 && s.cut != nil {
-		s.cut(s.name, gap)
+	if gap := page.Offset - s.offset; gap > 0 && s.say != nil {
+		s.say(fmt.Sprintf("%s of %s are missing here: a stream keeps its first and last %s",
+			bytesText(gap), s.name, bytesText(api.MaxLog/2)))
 	}
 	if _, err := s.write(page.Body); err != nil {
 		return false, err

@@ -58,7 +58,7 @@ func (a *app) waitAll(ctx context.Context, ids []string, saveDir string) error {
 	}
 	code := 0
 	for i, id := range ids {
-		err := a.awaited(ctx, svc, id, saveDir, func(ctx context.Context) (api.Promise, error) {
+		err = a.awaited(ctx, svc, id, saveDir, func(ctx context.Context) (api.Promise, error) {
 			return svc.client.Get(ctx, id, api.WaitStep)
 		})
 		code = cmp.Or(code, a.say(a.unfinished(err, ids[i:]...)))
@@ -66,7 +66,7 @@ func (a *app) waitAll(ctx context.Context, ids []string, saveDir string) error {
 			break
 		}
 	}
-	return ends(cmp.Or(code, a.say(svc.finish(ctx))))
+	return ends(cmp.Or(code, a.say(a.finish(ctx, svc, err))))
 }
 
 // submitAndWait submits and waits. A server that knows the id from us answers
@@ -95,9 +95,24 @@ func (s *submission) submitAndWait(ctx context.Context, svc *service, call api.S
 			return svc.client.Get(ctx, p.ID, api.WaitStep)
 		}
 	}
-	code := s.say(s.unfinished(s.awaited(ctx, svc, call.ID, s.save, first), call.ID))
-	return ends(cmp.Or(code, s.say(svc.finish(ctx))))
+	err = s.awaited(ctx, svc, call.ID, s.save, first)
+	code := s.say(s.unfinished(err, call.ID))
+	return ends(cmp.Or(code, s.say(s.finish(ctx, svc, err))))
 }
+
+// finish waits for what else runs here. waited is what became of what was
+// asked for: where that was broken off, waiting for it goes on with the rest
+// too.
+func (a *app) finish(ctx context.Context, svc *service, waited error) error {
+	broken, err := svc.finish(ctx)
+	if err != nil || len(broken) == 0 || stopped(waited) {
+		return err
+	}
+	return a.unfinished(context.Cause(ctx), broken...)
+}
+
+// stopped reports whether it was us who did not wait for the end.
+func stopped(err error) bool { return errors.Is(err, errInterrupted) || errors.Is(err, errWaited) }
 
 // awaited follows one promise, prints it where that is asked, and returns how
 // it ends the command.
@@ -121,7 +136,7 @@ func (a *app) awaited(ctx context.Context, svc *service, id, saveDir string, fir
 // unfinished adds to err, where it is us who did not wait for the end of ids,
 // how to go on.
 func (a *app) unfinished(err error, ids ...string) error {
-	if !errors.Is(err, errInterrupted) && !errors.Is(err, errWaited) {
+	if !stopped(err) {
 		return err
 	}
 	again := "modulate wait " + strings.Join(ids, " ")

@@ -32,7 +32,7 @@ type request func(context.Context) (api.Promise, error)
 func (a *app) watch(svc *service, id, saveDir string) (*watch, error) {
 	w := &watch{app: a, svc: svc, id: id}
 	for name, dst := range map[string]io.Writer{"stdout": a.stdout, "stderr": a.stderr} {
-		s := &stream{client: svc.client, id: id, name: name, cut: a.saysCut, attempt: 1, dst: a.output(dst, a.raw)}
+		s := &stream{client: svc.client, id: id, name: name, say: a.line, attempt: 1, dst: a.output(dst, a.raw)}
 		if a.json && name == "stdout" {
 			s.dst = io.Discard
 		}
@@ -124,12 +124,6 @@ func (w *watch) rest(ctx context.Context, p api.Promise) error {
 		}
 	}
 	return nil
-}
-
-// saysCut tells of output beyond the limit.
-func (a *app) saysCut(stream string, bytes int64) {
-	a.line(fmt.Sprintf("%s of %s are missing here: a stream keeps its first and last %s",
-		bytesText(bytes), stream, bytesText(api.MaxLog/2)))
 }
 
 // terminal reports whether p can change no more.

@@ -291,11 +291,12 @@ func TestViewText(t *testing.T) {
 	running.Attempts = begun
 	for want, v := range map[string]view{
 		"submitting, 1s": {ahead: -1, workers: -1},
-		"pending, waiting for gpu, attempt 1, 1s":                    {promise: waiting, ahead: -1, workers: -1},
-		"pending, waiting for gpu, attempt 1, about 3 before it, 1s": {promise: waiting, ahead: 3, workers: 2},
-		"pending, running on gpu (w2), attempt 2, 1s":                {promise: running, workers: 1},
-		"pending, running here for gpu, attempt 2, 1s":               {promise: running, here: true},
-		"no answer, trying again, 1s":                                {promise: running, trouble: "no answer, trying again"},
+		"pending, waiting for gpu, attempt 1, 1s":                               {promise: waiting, ahead: -1, workers: -1},
+		"pending, waiting for gpu, attempt 1, about 3 before it, 1s":            {promise: waiting, ahead: 3, workers: 2},
+		"pending, running on gpu (w2), attempt 2, 1s":                           {promise: running, workers: 1},
+		"pending, running here for gpu, attempt 2, 1s":                          {promise: running, here: "w2"},
+		"pending, held by w2 until its lease is over or it ends, attempt 2, 1s": {promise: running, here: "w3"},
+		"no answer, trying again, 1s":                                           {promise: running, trouble: "no answer, trying again"},
 	} {
 		v.waited = time.Second
 		if got := v.text(); got != want {
