@@ -91,3 +91,37 @@ func TestNamedPaths(t *testing.T) {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }
+
+// TestGuaranteesHaveTheirTests wants every guarantee of README to name tests,
+// and every test that it names to be there.
+func TestGuaranteesHaveTheirTests(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, list, _ := strings.Cut(string(readme), "## Guarantees")
+	list, _, _ = strings.Cut(list, "They hold for")
+	var tests strings.Builder
+	for _, file := range walk(t, "_test.go") {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tests.Write(text)
+	}
+	items := regexp.MustCompile(`(?m)^[1-7]\. `).Split(list, -1)[1:]
+	if len(items) != 7 {
+		t.Fatalf("README has %d guarantees, want the 7 of the design", len(items))
+	}
+	for i, item := range items {
+		named := regexp.MustCompile("`(Test[A-Za-z]+)`").FindAllStringSubmatch(item, -1)
+		if len(named) == 0 {
+			t.Errorf("guarantee %d names no test", i+1)
+		}
+		for _, m := range named {
+			if !strings.Contains(tests.String(), "func "+m[1]+"(") {
+				t.Errorf("guarantee %d names %s, which does not exist", i+1, m[1])
+			}
+		}
+	}
+}
