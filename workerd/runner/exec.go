@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -58,7 +59,7 @@ func (e Exec) Run(ctx context.Context, job Job) (res Result) {
 
 // execute runs what was laid out in dir to its end.
 func (e Exec) execute(ctx context.Context, job Job, dir jobDir) Result {
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || closed(job.Now) {
 		return Result{End: Killed}
 	}
 	cmd, err := e.command(job, dir)
@@ -210,34 +211,34 @@ func (p *process) supervise(ctx context.Context, job Job) End {
 		end = TimedOut
 	case <-ctx.Done():
 		end = Killed
+	case <-job.Now:
+		end = Killed
 	}
 	if p.exited.Load() { // it was faster
 		end = Exited
 	} else {
-		p.stop(ctx, end, job.Grace)
+		p.stop(ctx, job, end)
 	}
 	<-p.done
 	return end
 }
 
-// stop asks the process group to end and, after grace or at ErrNow, makes it.
-func (p *process) stop(ctx context.Context, end End, grace time.Duration) {
-	if grace == 0 {
-		grace = DefaultGrace
-	}
-	now := func() bool { return errors.Is(context.Cause(ctx), ErrNow) }
-	if !now() {
+// stop asks the process group to end and, after grace or when it is to be at
+// once, makes it.
+func (p *process) stop(ctx context.Context, job Job, end End) {
+	if !errors.Is(context.Cause(ctx), ErrNow) && !closed(job.Now) {
 		p.signal(syscall.SIGTERM)
 		p.signal(syscall.SIGCONT) // it may be stopped
-		p.grace(ctx, end, grace)
+		p.grace(ctx, job, end)
 	}
 	p.signal(syscall.SIGKILL)
 }
 
-// grace returns when the process has ended, when the time is over, or when a
-// run that had timed out is now to be killed at once.
-func (p *process) grace(ctx context.Context, end End, limit time.Duration) {
-	timer := time.NewTimer(limit)
+// grace returns when the process has ended, when the time is over, or when it
+// is now to be killed at once: by Job.Now, or by the context of a run that had
+// timed out.
+func (p *process) grace(ctx context.Context, job Job, end End) {
+	timer := time.NewTimer(cmp.Or(job.Grace, DefaultGrace))
 	defer timer.Stop()
 	var canceled <-chan struct{}
 	if end == TimedOut {
@@ -249,12 +250,23 @@ func (p *process) grace(ctx context.Context, end End, limit time.Duration) {
 			return
 		case <-timer.C:
 			return
+		case <-job.Now:
+			return
 		case <-canceled:
 			if errors.Is(context.Cause(ctx), ErrNow) {
 				return
 			}
 			canceled = nil
 		}
+	}
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
 }
 

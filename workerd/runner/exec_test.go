@@ -245,6 +245,45 @@ func TestNowDuringGrace(t *testing.T) {
 	}
 }
 
+// Now alone kills without grace, and cuts short the grace of a script that was
+// cancelled or has timed out.
+func TestNow(t *testing.T) {
+	for name, c := range map[string]struct {
+		timeout time.Duration
+		cancel  bool
+		at      int // the write at which Now is closed
+		want    runner.End
+	}{
+		"alone":                  {at: 1, want: runner.Killed},
+		"after a cancel":         {cancel: true, at: 2, want: runner.Killed},
+		"after the timeout":      {timeout: 100 * time.Millisecond, at: 2, want: runner.TimedOut},
+		"together with a cancel": {cancel: true, at: 1, want: runner.Killed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancelCause(t.Context())
+			defer cancel(nil)
+			now := make(chan struct{})
+			n := 0
+			out := writerFunc(func(p []byte) (int, error) {
+				n++
+				if n == c.at {
+					close(now)
+				}
+				if n == 1 && c.cancel {
+					cancel(errors.New("drain"))
+				}
+				return len(p), nil
+			})
+			r := runIn(t, ctx, job("sh", `trap 'echo term' TERM; echo up; while :; do sleep 0.01; done`, func(j *runner.Job) {
+				j.Timeout, j.Stdout, j.Now = c.timeout, out, now
+			}))
+			if r.End != c.want || n != c.at || r.took > 9*time.Second {
+				t.Errorf("%+v after %d writes, took %v", r.Result, n, r.took)
+			}
+		})
+	}
+}
+
 type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }

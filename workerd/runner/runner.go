@@ -25,6 +25,10 @@ type Job struct {
 	Stderr  io.Writer     // likewise, by another goroutine
 	Timeout time.Duration // of the run; 0: none
 	Grace   time.Duration // between SIGTERM and SIGKILL; 0: DefaultGrace
+	// Now, once closed, kills the script at once, also one that is in its
+	// grace already: a context keeps its first cause, so that cancelling it
+	// again cannot say so. nil: it never does.
+	Now <-chan struct{}
 	// Collect reads what the script left in MODULATE_OUTPUT, after every
 	// process of it is dead and before the directory is removed. It follows
 	// nothing that the script planted. It is not called for a script that was
@@ -75,7 +79,8 @@ var ErrNow = errors.New("kill at once")
 // A Runner runs jobs; any number at a time.
 //
 // When ctx is cancelled the script is killed: SIGTERM, Job.Grace, SIGKILL; at
-// once where context.Cause(ctx) is [ErrNow]. Run returns when every process
+// once where context.Cause(ctx) is [ErrNow], and from then on when Job.Now is
+// closed, which alone suffices once the script has been laid out. Run returns when every process
 // that the script started is dead and its directory is gone.
 type Runner interface {
 	Run(ctx context.Context, job Job) Result

@@ -37,7 +37,7 @@ func (j *job) spec() (runner.Job, error) {
 	spec := runner.Job{
 		Command: command, Name: call.Name, Args: in.Args, Env: env,
 		Script: j.scriptSource(call.Script), Stdout: &j.stdout, Stderr: &j.stderr,
-		Timeout: call.Timeout, Grace: grace, Collect: j.collect,
+		Timeout: call.Timeout, Grace: grace, Now: j.now, Collect: j.collect,
 	}
 	for _, f := range in.Files {
 		spec.Files = append(spec.Files, runner.File{Name: f.Name, Open: j.content(f.SHA256)})

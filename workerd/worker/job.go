@@ -46,6 +46,7 @@ type job struct {
 	abandon context.CancelCauseFunc
 	script  context.Context // the script
 	kill    context.CancelCauseFunc
+	now     chan struct{} // closed when the script is to die at once, also in its grace
 
 	version uint64
 	claim   promise.Nonce
@@ -111,6 +112,7 @@ func (w *Worker) newJob(base context.Context, rec promise.Record, held time.Time
 		w: w, id: rec.ID, base: base,
 		version: rec.Task.Version, claim: rec.Task.ClaimID, machine: rec.Machine, call: rec.Call,
 		number: rec.Attempts[len(rec.Attempts)-1].Number, rec: rec, held: held,
+		now: make(chan struct{}),
 	}
 	j.work, j.abandon = context.WithCancelCause(base)
 	j.script, j.kill = context.WithCancelCause(j.work)
@@ -178,6 +180,9 @@ func (j *job) stop(why reason) {
 		return
 	}
 	j.why = why
+	if atOnce := why != drained && why != settled; atOnce && !closed(j.now) {
+		close(j.now)
+	}
 	switch why {
 	case drained:
 		j.kill(errStopped)

@@ -245,6 +245,73 @@ func TestAbortIsImmediate(t *testing.T) {
 	})
 }
 
+// stubborn is a script that ignores SIGTERM: killed it takes the whole grace,
+// unless it is to be at once. It tells when it died.
+func stubborn(died chan<- time.Time) func(context.Context, runner.Job) runner.Result {
+	return func(ctx context.Context, job runner.Job) runner.Result {
+		<-ctx.Done()
+		select {
+		case <-time.After(job.Grace):
+		case <-job.Now:
+		}
+		died <- time.Now()
+		return runner.Result{End: runner.Killed}
+	}
+}
+
+// Failure 11, while draining: a script in its grace dies before its lease is
+// over.
+func TestFencedInGrace(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		died := make(chan time.Time, 1)
+		c := w.hire("w1", stubborn(died), nil)
+		w.submit("a", nil)
+		time.Sleep(15 * time.Second) // extended at 10 s, to 40 s
+		c.host.cut(true)
+		leaseEnd := w.get("a").Task.LeaseEnd.Std()
+		time.Sleep(time.Until(leaseEnd) - 4*time.Second)
+		c.stop(nil)
+		if at := <-died; !at.Equal(leaseEnd.Add(-margin(30 * time.Second))) {
+			t.Errorf("killed %v before the lease ended, want %v", leaseEnd.Sub(at), margin(30*time.Second))
+		}
+	})
+}
+
+// A script in its grace dies at the second signal, whatever the first was for.
+func TestAbortInGrace(t *testing.T) {
+	for first, begin := range map[string]func(*world, *crew){
+		"drain": func(_ *world, c *crew) { c.stop(nil) },
+		"cancel": func(w *world, _ *crew) {
+			if _, err := w.host.Apply(w.t.Context(), "a", promise.Cancel{SettleID: promise.Nonce{1}}); err != nil {
+				w.t.Error(err)
+			}
+		},
+	} {
+		t.Run(first, func(t *testing.T) {
+			inWorld(t, func(t *testing.T, w *world) {
+				died := make(chan time.Time, 1)
+				c := w.hire("w1", stubborn(died), nil)
+				w.submit("a", nil)
+				time.Sleep(time.Second)
+				begin(w, c)
+				time.Sleep(time.Second)
+				aborted := time.Now()
+				c.Abort()
+				if d := (<-died).Sub(aborted); d != 0 {
+					t.Errorf("died %v after the second signal", d)
+				}
+				if first == "cancel" {
+					c.stop(nil)
+				}
+				<-c.ended
+				if d := time.Since(aborted); d != 0 {
+					t.Errorf("the worker ended %v after the second signal", d)
+				}
+			})
+		})
+	}
+}
+
 // A worker that cannot reach its store ends all the same, in bounded time.
 func TestDrainWithoutAStore(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {

@@ -259,7 +259,10 @@ func lasting(d time.Duration, code int) func(context.Context, runner.Job) runner
 		case <-ctx.Done():
 		}
 		if !errors.Is(context.Cause(ctx), runner.ErrNow) {
-			time.Sleep(min(time.Second, job.Grace))
+			select {
+			case <-time.After(min(time.Second, job.Grace)):
+			case <-job.Now:
+			}
 		}
 		return runner.Result{End: runner.Killed}
 	}
