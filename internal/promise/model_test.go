@@ -12,6 +12,8 @@ type model struct {
 	born                            bool
 	state                           State
 	cause                           Cause
+	told                            Problem // by the worker whose report was the last
+	toldBy                          uint64  // its version
 	settledAt                       Time
 	settleID                        Nonce
 	deadline                        Time
@@ -80,6 +82,7 @@ func (m *model) step(ev Event, now Time) error {
 		}
 		m.end(CauseCanceled, now)
 		m.settle(ev.State, ev.Outcome.Cause, ev.SettleID, now)
+		m.told = ev.Outcome.Error
 	case Cancel:
 		if m.state == Canceled {
 			return nil
@@ -164,20 +167,24 @@ func (m *model) doFulfil(ev Fulfil, late bool, now Time) error {
 	if c == CauseOK {
 		m.end(c, now)
 		m.settle(Resolved, c, ev.SettleID, now)
+		m.told, m.toldBy = ev.Outcome.Error, ev.Version
 		return nil
 	}
 	if c == CauseBadHost || c == CauseFrozen || c == CauseLost {
 		m.lose(c, now)
 		m.mayBeLate = false
 		if m.state != Pending {
-			m.settleID = ev.SettleID
+			m.settleID, m.told, m.toldBy = ev.SettleID, ev.Outcome.Error, ev.Version
+			return nil
 		}
+		m.wait(now, []time.Duration{2, 4, 8, 16, 32}[m.crashes-1]*time.Second)
 		return nil
 	}
 	m.end(c, now)
 	wait := m.retryWait()
 	if wait < 0 || now.Add(wait) >= m.deadline {
 		m.settle(Rejected, c, ev.SettleID, now)
+		m.told, m.toldBy = ev.Outcome.Error, ev.Version
 		return nil
 	}
 	m.retries++

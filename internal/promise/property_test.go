@@ -67,7 +67,7 @@ func (h *history) draw() Event {
 	if rapid.IntRange(0, 4).Draw(h.t, "stranger") == 0 {
 		version, claim = version+uint64(rapid.IntRange(0, 2).Draw(h.t, "ahead"))-1, h.nonce()
 	}
-	fulfil := Fulfil{Version: version, ClaimID: claim, SettleID: h.nonce(), Outcome: Outcome{Cause: h.cause()}}
+	fulfil := Fulfil{Version: version, ClaimID: claim, SettleID: h.nonce(), Outcome: Outcome{Cause: h.cause(), Error: h.problem()}}
 	worker := rapid.SampledFrom([]string{"w1", "w2"}).Draw(h.t, "worker")
 	events := []Event{
 		Claim{Worker: worker, ClaimID: h.nonce()},
@@ -138,6 +138,10 @@ func (h *history) cause() Cause {
 	}).Draw(h.t, "cause")
 }
 
+func (h *history) problem() Problem {
+	return Problem{Detail: rapid.SampledFrom([]string{"", "no disk", "no runtime"}).Draw(h.t, "problem")}
+}
+
 // apply steps the record and the model, and compares.
 func (h *history) apply(ev Event) {
 	before := fmt.Sprintf("%+v", h.rec)
@@ -168,7 +172,7 @@ func (h *history) apply(ev Event) {
 func (h *history) checkAgainstModel(rec Record, effects []Effect) {
 	m := &h.model
 	is := model{
-		born: rec.ID != "", state: rec.State, cause: rec.Outcome.Cause, settledAt: rec.SettledAt, settleID: rec.SettleID,
+		born: rec.ID != "", state: rec.State, cause: rec.Outcome.Cause, told: rec.Outcome.Error, toldBy: rec.Outcome.Version, settledAt: rec.SettledAt, settleID: rec.SettleID,
 		deadline: rec.DeadlineAt, call: rec.Call, running: rec.Task.State == TaskAcquired, version: rec.Task.Version,
 		claim: m.claim, mayBeLate: m.mayBeLate, // what they allow is compared by what later events return
 		lease: rec.Task.Lease, leaseEnd: rec.Task.LeaseEnd, history: whole(rec, h.archived),

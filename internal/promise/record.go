@@ -278,7 +278,7 @@ type Outcome struct {
 	Cause     Cause   `cbor:"1,keyasint,omitempty"`
 	ExitCode  int     `cbor:"2,keyasint,omitempty"` // when Cause is ok or exit
 	Signal    int     `cbor:"3,keyasint,omitempty"` // when Cause is signal
-	Version   uint64  `cbor:"4,keyasint,omitempty"` // of the attempt whose output this is; 0: none
+	Version   uint64  `cbor:"4,keyasint,omitempty"` // of the attempt whose output or error this is; 0: none
 	Result    Body    `cbor:"5,keyasint,omitzero"`
 	Stdout    Stream  `cbor:"6,keyasint,omitzero"`
 	Stderr    Stream  `cbor:"7,keyasint,omitzero"`

@@ -72,6 +72,10 @@ func (r Retry) next(n uint32) (time.Duration, bool) {
 	return min(d, r.MaxDelay), true
 }
 
+// hostDelay returns the wait after crash number n (from 1) that a host
+// reported: one that can run nothing must not spend the budget at once.
+func hostDelay(n uint32) time.Duration { return min(time.Second<<n, time.Minute) }
+
 // resendAfter returns the wait before re-send number n (from 0) of a message
 // for id. From the second on, a tenth of it is spread by the id, so that what
 // stopped together does not come back together.

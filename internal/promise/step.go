@@ -114,7 +114,7 @@ func (s *step) claim(ev Claim) error {
 		if s.now < t.LeaseEnd.Add(Skew) {
 			return ErrLeased
 		}
-		s.crash(CauseLost)
+		s.crash(Outcome{Cause: CauseLost}, 0)
 	}
 	switch {
 	case s.rec.State.Terminal():
@@ -197,7 +197,7 @@ func (s *step) fulfil(ev Fulfil, late bool) error {
 	case theScript:
 		s.fail(ev)
 	case theHost:
-		s.crash(ev.Outcome.Cause)
+		s.crash(ev.Outcome, hostDelay(s.rec.Crashes+1))
 		s.reported(ev.SettleID)
 	}
 	return nil
@@ -226,15 +226,16 @@ func (s *step) reported(id Nonce) {
 }
 
 // crash ends an attempt by the host's doing. The claim stays on record, so
-// that an outcome kept by a worker that was cut off can still settle.
-func (s *step) crash(cause Cause) {
-	s.endAttempt(cause)
+// that an outcome kept by a worker that was cut off can still settle. The next
+// one starts after delay; of out, an end for good keeps what went wrong.
+func (s *step) crash(out Outcome, delay time.Duration) {
+	s.endAttempt(out.Cause)
 	s.rec.Crashes++
 	if s.rec.Crashes > MaxCrashes {
-		s.settle(Rejected, Outcome{Cause: CauseExhausted}, Nonce{})
+		s.settle(Rejected, Outcome{Cause: CauseExhausted, Version: out.Version, Error: out.Error}, Nonce{})
 		return
 	}
-	s.requeue(0)
+	s.requeue(delay)
 }
 
 func (s *step) settleFrom(ev Settle) error {
@@ -280,7 +281,7 @@ func (s *step) tick() {
 		}
 	case s.rec.State.Terminal():
 	case s.rec.Task.State == TaskAcquired && s.now >= s.rec.Task.LeaseEnd.Add(Skew):
-		s.crash(CauseLost)
+		s.crash(Outcome{Cause: CauseLost}, 0)
 	case s.rec.Task.State == TaskPending && s.now >= s.rec.ResendAt:
 		s.rec.Sends++
 		s.rec.ResendAt = s.now.Add(resendAfter(s.rec.ID, s.rec.Sends))

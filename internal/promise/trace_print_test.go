@@ -111,6 +111,8 @@ func outcome(o Outcome) string {
 		return fmt.Sprintf("exit %d of v%d", o.ExitCode, o.Version)
 	case o.Cause == CauseSignal:
 		return fmt.Sprintf("signal %d of v%d", o.Signal, o.Version)
+	case o.Error.Detail != "":
+		return fmt.Sprintf("%s of v%d: %s", o.Cause, o.Version, o.Error.Detail)
 	case o.Version == 0:
 		return string(o.Cause)
 	default:

@@ -20,11 +20,11 @@ var update = flag.Bool("update", false, "write testdata/*.txt anew")
 // Run it with -update after changing Step, and read the diff.
 //
 //	new                           forget the record; the clock is at +0s
-//	at +10s | at due              set the clock; due: when the record is due
+//	at +10s | at due | at start   set the clock; due: when the record is due; start: when it may be claimed
 //	create [deadline=24h] [lease=30s] [retry=exponential,MAX,DELAY,MAXDELAY]
 //	claim WORKER CLAIM            acquire VERSION WORKER CLAIM [LEASE]
 //	extend VERSION CLAIM          release VERSION CLAIM [CAUSE]
-//	fulfil VERSION CLAIM SETTLE CAUSE[=N]       late, likewise: a late settle
+//	fulfil VERSION CLAIM SETTLE CAUSE[=N|=WHY]  late, likewise: a late settle
 //	settle STATE SETTLE           cancel SETTLE
 //	tick, view, cascaded          parent VERSION CLAIM: may a child be attached?
 //	show                          the whole record
@@ -116,6 +116,10 @@ func (tr *trace) do(cmd []string) string {
 			tr.now = Due(tr.rec)
 			return clockOf(tr.now) + "\n"
 		}
+		if cmd[1] == "start" {
+			tr.now = tr.rec.NotBefore
+			return clockOf(tr.now) + "\n"
+		}
 		tr.now = epoch.Add(tr.duration(strings.TrimPrefix(cmd[1], "+")))
 		return ""
 	case "show":
@@ -189,9 +193,12 @@ func (tr *trace) fulfil(arg []string) Fulfil {
 	cause, number, _ := strings.Cut(arg[3], "=")
 	out := Outcome{Cause: Cause(cause)}
 	n, _ := strconv.Atoi(number)
-	if out.Cause == CauseSignal {
+	switch {
+	case out.Cause == CauseSignal:
 		out.Signal = n
-	} else {
+	case out.Cause.blame() == theHost:
+		out.Error.Detail = number
+	default:
 		out.ExitCode = n
 	}
 	return Fulfil{Version: tr.version(arg[0]), ClaimID: nonce(arg[1]), SettleID: nonce(arg[2]), Outcome: out}

@@ -179,6 +179,8 @@ func settled(rec promise.Record, version uint64, stream string) *promise.Stream 
 	switch {
 	case !rec.State.Terminal() || rec.Outcome.Version != version:
 		return nil
+	case rec.Outcome.Cause == promise.CauseExhausted:
+		return nil // it says what went wrong, not what was written
 	case stream == "stderr":
 		return &rec.Outcome.Stderr
 	default:

@@ -208,6 +208,20 @@ func TestLogsOfCanceled(t *testing.T) {
 	}
 }
 
+// What the last attempt wrote before its host gave up can be read.
+func TestLogsOfExhausted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.create("x")
+		for range promise.MaxCrashes + 1 {
+			time.Sleep(time.Minute)
+			w.run("x", promise.Outcome{Cause: promise.CauseBadHost, Error: promise.Problem{Title: "no disk"}})
+		}
+		w.chunk(promise.MaxCrashes+1, "stdout", 0, "half")
+		w.logs(map[string]string{"": "half@0-4/4 #6 end"})
+	})
+}
+
 // A wait ends with the first bytes past the offset, with the end of the
 // stream, or by itself.
 func TestLogsWait(t *testing.T) {
