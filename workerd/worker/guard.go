@@ -26,6 +26,10 @@ type guard struct {
 // guardAfter is that moment. A cancel of a younger script is noticed then.
 const guardAfter = 50 * time.Millisecond
 
+// glance is how often a guard looks at both clocks: the monotonic one stands
+// still while the machine is suspended, and with it every timer.
+func glance(lease time.Duration) time.Duration { return min(lease/15, time.Second) }
+
 // margin is how long before the end of a lease its script is killed.
 func margin(lease time.Duration) time.Duration {
 	return min(max(lease/10, 200*time.Millisecond), 2*time.Second)
@@ -33,11 +37,10 @@ func margin(lease time.Duration) time.Duration {
 
 // startGuard begins to watch over j.
 func (j *job) startGuard() {
-	wait := guardAfter
-	if _, ok := j.w.engine.Store.(store.Watcher); !ok {
-		wait = j.rec.Task.Lease / 3
+	wait := j.nextIn()
+	if _, ok := j.w.engine.Store.(store.Watcher); ok {
+		wait = min(wait, guardAfter)
 	}
-	wait = max(0, min(wait, j.rec.Task.Lease/3-time.Since(j.held)))
 	j.guard.done = make(chan struct{})
 	j.guard.timer = time.AfterFunc(wait, j.keepLease)
 }
@@ -93,12 +96,18 @@ func (j *job) keepLease() {
 		case <-watch.Changed():
 			j.look(ctx)
 		case <-next.C:
-			if j.prolong(ctx, fence) {
+			switch {
+			case !j.due():
+			case j.prolong(ctx, fence):
 				b = backoff{}
-				next.Reset(j.nextIn())
-			} else {
+			default:
+				if j.leaseLeft() <= margin(j.rec.Task.Lease) {
+					j.stop(fenced) // by the wall clock, if the fence has not
+				}
 				next.Reset(min(b.next(), j.rec.Task.Lease/15)) // the lease is ending
+				continue
 			}
+			next.Reset(j.nextIn())
 		}
 		if j.reason() >= settled {
 			return
@@ -112,17 +121,34 @@ func (j *job) fenceAt() time.Time {
 	return j.held.Add(lease - margin(lease))
 }
 
-// nextIn is the time to what the guard does next: extend, find out that the
+// leaseLeft is how long the lease lasts by the clock that says less: the
+// monotonic one, or the wall clock, by which others take it for over.
+func (j *job) leaseLeft() time.Duration {
+	return min(
+		time.Until(j.held.Add(j.rec.Task.Lease)),
+		j.rec.Task.LeaseEnd.Sub(j.w.engine.Time()),
+	)
+}
+
+// dueIn is the time to what the guard does next: extend, find out that the
 // deadline has passed, or let go of the message.
-func (j *job) nextIn() time.Duration {
+func (j *job) dueIn() time.Duration {
 	in := min(
-		time.Until(j.held.Add(j.rec.Task.Lease/3)),
+		j.leaseLeft()-j.rec.Task.Lease*2/3,
 		j.rec.DeadlineAt.Sub(j.w.engine.Time()),
 	)
 	if j.receipt != "" {
 		in = min(in, time.Until(j.received.Add(rollover)))
 	}
-	return max(in, 0)
+	return in
+}
+
+// due reports whether it is to be done now.
+func (j *job) due() bool { return j.dueIn() <= 0 }
+
+// nextIn is the time until the guard looks again whether it is.
+func (j *job) nextIn() time.Duration {
+	return max(0, min(j.dueIn(), glance(j.rec.Task.Lease)))
 }
 
 // look reads the promise, to find out at once that it was cancelled or taken.

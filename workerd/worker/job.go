@@ -144,7 +144,7 @@ func (j *job) run() (promise.Record, error) {
 	case drained, aborted:
 		return j.release()
 	case fenced:
-		if time.Now().Before(j.fenceAt()) { // an extension came through after all
+		if j.leaseLeft() > margin(j.rec.Task.Lease) { // an extension came through after all
 			return j.release()
 		}
 	case settled:

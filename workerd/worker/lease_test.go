@@ -266,6 +266,85 @@ func TestDeadlineKills(t *testing.T) {
 	})
 }
 
+// A machine that was suspended finds its wall clock far ahead of its monotonic
+// one: it extends at once, and where it cannot, or another has the task, its
+// script dies. A clock that is set a little costs nothing.
+func TestSuspend(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		sleep time.Duration // of the machine
+		cut   bool
+		lives bool
+	}{
+		{"clock set", 5 * time.Second, false, true},
+		{"short", 15 * time.Second, false, true},
+		{"nobody took it", time.Hour, false, true},
+		{"short, cut off", 15 * time.Second, true, true},
+		{"cut off", 29 * time.Second, true, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inWorld(t, func(t *testing.T, w *world) {
+				var ahead atomic.Int64 // of the wall clock
+				one := w.hire("w1", lasting(5*time.Minute, 0), func(cfg *Config) {
+					cfg.Engine.Now = func() promise.Time { return promise.TimeOf(time.Now().Add(time.Duration(ahead.Load()))) }
+				})
+				w.submit("a", nil)
+				time.Sleep(10*time.Second + time.Millisecond)
+				before := w.get("a").Rev
+				one.host.cut(c.cut)
+				ahead.Store(int64(c.sleep))
+				time.Sleep(3 * time.Second)
+				synctest.Wait()
+				if alive := one.scripts.active["a"] == 1; alive != c.lives {
+					t.Errorf("alive: %v, want %v", alive, c.lives)
+				}
+				extended := w.get("a").Rev != before
+				if want := !c.cut && c.sleep >= 10*time.Second; extended != want {
+					t.Errorf("extended at once: %v, want %v", extended, want)
+				}
+				one.host.cut(false)
+				if c.lives {
+					if rec := w.settled("a", 10*time.Minute); rec.Attempt != 1 || rec.Crashes != 0 {
+						t.Errorf("attempt %d, %d crashes", rec.Attempt, rec.Crashes)
+					}
+				}
+			})
+		})
+	}
+}
+
+// While the machine slept its script was started elsewhere.
+func TestSuspendedForTooLong(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		var behind atomic.Bool // the clocks of the machine, which sleeps
+		behind.Store(true)
+		begun := time.Now()
+		one := w.hire("w1", lasting(time.Hour, 0), func(cfg *Config) {
+			cfg.Engine.Now = func() promise.Time {
+				if behind.Load() {
+					return promise.TimeOf(begun)
+				}
+				return promise.TimeOf(time.Now().Add(time.Hour))
+			}
+		})
+		w.submit("a", nil)
+		synctest.Wait()
+		w.host.Engine.Now = func() promise.Time { return promise.TimeOf(time.Now().Add(time.Hour)) }
+		if _, err := w.host.Apply(t.Context(), "a", promise.Claim{Worker: "w2", ClaimID: promise.Nonce{2}}); err != nil {
+			t.Fatal(err)
+		}
+		behind.Store(false)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if n := one.scripts.active["a"]; n != 0 {
+			t.Error("its script runs on")
+		}
+		if rec := w.get("a"); rec.Task.Worker != "w2" || rec.Task.Version != 2 {
+			t.Errorf("%s has it, version %d", rec.Task.Worker, rec.Task.Version)
+		}
+	})
+}
+
 // A claim whose answers are lost for long is extended before the script runs.
 func TestOldClaimIsExtendedFirst(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {

@@ -4,8 +4,9 @@
 //
 // The lease is the truth and the message's visibility the alarm clock. Both are
 // extended every third of the lease. The lease is measured by the monotonic
-// clock from before its extension was sent, and the script is killed a margin
-// before the lease can be over. Only a sentinel of package promise means that
+// clock from before its extension was sent, and by the wall clock where that
+// says less (the monotonic one stands still while the machine is suspended);
+// the script is killed a margin before the lease can be over. Only a sentinel of package promise means that
 // a task is lost; contention and answers that never came do not.
 //
 //	receive ─▶ claim ─▶ run ─▶ keep output ─▶ settle ─▶ delete the message
