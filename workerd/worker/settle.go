@@ -8,16 +8,16 @@ import (
 	"modulate/internal/promise"
 )
 
-// settle reports the outcome until the answer is known: in time while the
-// lease lasts, late after it. What is not answered by then is left to the
-// spool, where it is safe from the first vain try on.
+// settle reports the outcome until the answer is known, or the lease is over.
+// What is not answered by then is left to the spool, where it is safe from the
+// first vain try on.
 func (j *job) settle(out promise.Outcome) (promise.Record, error) {
 	o := &kept{ID: j.id, Version: j.version, ClaimID: j.claim, SettleID: j.w.engine.NewNonce(), Outcome: out}
 	over := j.held.Add(j.rec.Task.Lease)
 	var b backoff
 	for tries := 0; ; tries++ {
-		late := !time.Now().Before(over)
-		rec, err := j.w.report(j.base, j.rec, o, late)
+		last := !time.Now().Before(over)
+		rec, err := j.w.report(j.base, j.rec, o)
 		if known(err) {
 			j.reported(rec, err)
 			if tries > 0 {
@@ -29,7 +29,7 @@ func (j *job) settle(out promise.Outcome) (promise.Record, error) {
 			j.w.spool.keep(*o)
 			j.w.point(PointKept)
 		}
-		if late || !pause(j.base, b.next()) {
+		if last || !pause(j.base, b.next()) {
 			j.w.spool.handOver(*o)
 			return j.rec, err
 		}
@@ -37,18 +37,17 @@ func (j *job) settle(out promise.Outcome) (promise.Record, error) {
 }
 
 // report is one try to settle. rec is the record to begin with; empty: the
-// stored one.
-func (w *Worker) report(ctx context.Context, rec promise.Record, o *kept, late bool) (promise.Record, error) {
-	ev := promise.Fulfil{Version: o.Version, ClaimID: o.ClaimID, SettleID: o.SettleID, Outcome: o.Outcome}
+// stored one. It is always a LateSettle, which differs from a Fulfil only
+// where the lease was taken for lost: a sweeper whose clock is ahead may think
+// so in what is good time here.
+func (w *Worker) report(ctx context.Context, rec promise.Record, o *kept) (promise.Record, error) {
+	ev := promise.LateSettle{Version: o.Version, ClaimID: o.ClaimID, SettleID: o.SettleID, Outcome: o.Outcome}
 	bounded, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
 	var err error
-	switch {
-	case rec.ID == "":
-		rec, err = w.engine.Apply(bounded, o.ID, promise.LateSettle(ev))
-	case late:
-		rec, err = w.engine.Step(bounded, rec, promise.LateSettle(ev))
-	default:
+	if rec.ID == "" {
+		rec, err = w.engine.Apply(bounded, o.ID, ev)
+	} else {
 		rec, err = w.engine.Step(bounded, rec, ev)
 	}
 	w.store.heard(ctx, err)
@@ -105,7 +104,7 @@ func (j *job) dropMessage() {
 // settleKept tries once to settle each outcome in the spool.
 func (w *Worker) settleKept(ctx context.Context) {
 	for _, o := range w.spool.waiting() {
-		rec, err := w.report(ctx, promise.Record{}, &o, true)
+		rec, err := w.report(ctx, promise.Record{}, &o)
 		if !known(err) {
 			continue // its turn comes again
 		}

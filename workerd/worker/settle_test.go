@@ -109,6 +109,26 @@ func TestSpoolIsSettledAfterRestart(t *testing.T) {
 	})
 }
 
+// A sweeper whose clock is ahead takes the lease for lost while the outcome is
+// on its way: it counts all the same.
+func TestOutcomeOfALeaseTakenForLost(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.hire("w1", func(ctx context.Context, job runner.Job) runner.Result {
+			hasty := *w.host.Engine
+			hasty.Now = func() promise.Time { return promise.TimeOf(time.Now().Add(time.Minute)) }
+			if rec, err := hasty.Apply(ctx, "a", promise.Tick{}); err != nil || rec.Task.State != promise.TaskPending {
+				t.Errorf("the lease was not taken for lost: %s, %v", rec.Task.State, err)
+			}
+			return runner.Result{Code: 3}
+		}, func(c *Config) { c.Slots = 1 })
+		w.submit("a", nil)
+		rec := w.settled("a", time.Minute)
+		if rec.Attempt != 1 || rec.Crashes != 0 || rec.Outcome.ExitCode != 3 {
+			t.Errorf("attempt %d, %d crashes, outcome %+v", rec.Attempt, rec.Crashes, rec.Outcome)
+		}
+	})
+}
+
 // An outcome that comes after another claim is dropped.
 func TestKeptOutcomeThatCameTooLate(t *testing.T) {
 	spool := t.TempDir()
