@@ -87,11 +87,27 @@ func (w *Worker) claim(base context.Context, id string) (*job, promise.Record, e
 	if time.Since(held) > rec.Task.Lease/3 { // the first tries were in vain, or their answers lost
 		held = time.Now()
 		if rec, err = w.extend(base, rec); err != nil {
+			if !known(err) {
+				w.disclaim(base, rec)
+			}
 			return nil, rec, err
 		}
 	}
 	w.point(PointClaimed)
 	return w.newJob(base, rec, held), rec, nil
+}
+
+// disclaim tries once to give back a task that was claimed and will not be
+// worked on. Left leased it would be taken for lost, and cost a crash.
+func (w *Worker) disclaim(base context.Context, rec promise.Record) {
+	ev := promise.Release{Version: rec.Task.Version, ClaimID: rec.Task.ClaimID, Cause: promise.CauseDrained}
+	err := w.store.call(base, callTime, func(ctx context.Context) error {
+		_, err := w.engine.Step(ctx, rec, ev)
+		return err
+	})
+	if err != nil {
+		w.log.Warn("a task that was claimed in vain could not be given back", "id", rec.ID, "version", rec.Task.Version, "error", err)
+	}
 }
 
 // extend extends the lease under which rec holds its task.

@@ -365,3 +365,28 @@ func TestOldClaimIsExtendedFirst(t *testing.T) {
 		}
 	})
 }
+
+// Where that extension's outcome is not known, the task is given back: no
+// crash, and the next attempt starts at once.
+func TestOldClaimIsGivenBack(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		c := w.hire("w1", lasting(time.Minute, 0), nil)
+		writes := 0
+		c.host.store.loseAnswer(func(next promise.Record) bool {
+			if writes++; writes == 1 { // the claim
+				c.host.store.down.Store(true)
+				time.AfterFunc(15*time.Second, func() { c.host.store.down.Store(false) })
+			}
+			return writes <= 2 // and the extension
+		})
+		w.submit("a", nil)
+		time.Sleep(25 * time.Second)
+		if starts := c.scripts.started(); len(starts) != 1 || starts[0].attempt != "2" {
+			t.Errorf("starts: %v", starts)
+		}
+		rec := w.settled("a", 3*time.Minute)
+		if rec.State != promise.Resolved || rec.Attempt != 2 || rec.Crashes != 0 || rec.Attempts[0].Cause != promise.CauseDrained {
+			t.Errorf("state %s, attempt %d, %d crashes, the first ended by %q", rec.State, rec.Attempt, rec.Crashes, rec.Attempts[0].Cause)
+		}
+	})
+}
