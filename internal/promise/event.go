@@ -91,8 +91,9 @@ type Settle struct {
 type Cancel struct{ SettleID Nonce }
 
 // Tick lets time pass: deadlines, dead leases, messages taken for lost,
-// effects not known to be finished.
-type Tick struct{}
+// effects not known to be finished. Hold puts a re-send off for a while, where
+// too many are due at once, and changes nothing else.
+type Tick struct{ Hold bool }
 
 // CascadeDone reports that a consistent look found no pending descendant.
 type CascadeDone struct{}

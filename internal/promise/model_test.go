@@ -98,7 +98,7 @@ func (m *model) step(ev Event, now Time) error {
 			m.cascade = false
 		}
 	case Tick:
-		m.doTick(now)
+		m.doTick(ev.Hold, now)
 	}
 	return nil
 }
@@ -192,7 +192,7 @@ func (m *model) doFulfil(ev Fulfil, late bool, now Time) error {
 	return nil
 }
 
-func (m *model) doTick(now Time) {
+func (m *model) doTick(hold bool, now Time) {
 	if m.cascade {
 		m.cancelled = true
 	}
@@ -201,6 +201,10 @@ func (m *model) doTick(now Time) {
 	}
 	if m.running && now >= m.leaseEnd.Add(5*time.Second) {
 		m.lose(CauseLost, now)
+		return
+	}
+	if !m.running && now >= m.resendAt && hold {
+		m.resendAt = now.Add(heldFor("p"))
 		return
 	}
 	if !m.running && now >= m.resendAt {

@@ -75,7 +75,7 @@ func (h *history) draw() Event {
 		Extend{Version: version, ClaimID: claim},
 		Release{Version: version, ClaimID: claim, Cause: rapid.SampledFrom([]Cause{CauseDrained, CauseSpot}).Draw(h.t, "why")},
 		fulfil, LateSettle(fulfil),
-		Tick{}, View{}, CascadeDone{},
+		Tick{}, Tick{Hold: true}, View{}, CascadeDone{},
 		h.seldom(Cancel{SettleID: h.nonce()}),
 		h.seldom(Settle{State: State(rapid.IntRange(0, 4).Draw(h.t, "state")), SettleID: h.nonce(), Outcome: Outcome{Cause: CauseOK}}),
 		h.drawCreate(),
@@ -85,7 +85,7 @@ func (h *history) draw() Event {
 	case h.rec.Task.State == TaskPending && h.model.mayBeLate:
 		events = []Event{LateSettle(fulfil), LateSettle(fulfil), events[0], events[1]}
 	case h.rec.Task.State == TaskPending:
-		events = events[:2]
+		events = append(events[:2:2], events[0], events[1], Tick{Hold: true})
 	case h.rec.Task.State == TaskAcquired:
 		events = []Event{fulfil, fulfil, fulfil, LateSettle(fulfil), events[2], events[3], Tick{}, Tick{}}
 	}
@@ -292,6 +292,10 @@ func checkDue(t *rapid.T, rec Record, now Time) {
 	}
 	if next, _, _ := Step(rec, Tick{}, rec.DueAt); next.DueAt == rec.DueAt && !next.Cascade {
 		t.Fatalf("a tick at the indexed time leaves the index at %d", rec.DueAt)
+	}
+	held, _, _ := Step(rec, Tick{Hold: true}, max(now, due))
+	if again := Due(held); again != 0 && again <= max(now, due) && !held.Cascade {
+		t.Fatalf("due at %d, and still at %d after it was put off", due, again)
 	}
 	at := max(now, due)
 	next, effects, err := Step(rec, Tick{}, at)

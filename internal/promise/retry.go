@@ -16,6 +16,8 @@ const (
 	// wait doubles from then on, to MaxResend at most.
 	FirstResend = time.Minute
 	MaxResend   = time.Hour
+	// holdResend is for how long a re-send is put off at least.
+	holdResend = 30 * time.Second
 	// keptAttempts is how many attempts stay in a record at either end.
 	keptAttempts = 3
 )
@@ -88,7 +90,15 @@ func resendAfter(id string, n uint32) time.Duration {
 	if n == 0 {
 		return d
 	}
+	return d + spread(id, d/10)
+}
+
+// heldFor returns how long a re-send for id is put off: 30 to 60 s.
+func heldFor(id string) time.Duration { return holdResend + spread(id, holdResend) }
+
+// spread returns a part of d, from none to nearly all, that the id chooses.
+func spread(id string, d time.Duration) time.Duration {
 	h := fnv.New32a()
 	h.Write([]byte(id))
-	return d + d/10*time.Duration(h.Sum32()%1000)/1000
+	return d * time.Duration(h.Sum32()%1000) / 1000
 }

@@ -48,7 +48,7 @@ func (s *step) apply(ev Event) error {
 	case View:
 		return nil
 	case Tick:
-		s.tick()
+		s.tick(ev.Hold)
 		return nil
 	case Acquire:
 		return s.acquire(ev)
@@ -273,7 +273,7 @@ func (s *step) expire() {
 	s.now = seen
 }
 
-func (s *step) tick() {
+func (s *step) tick(hold bool) {
 	switch {
 	case s.rec.Cascade:
 		if !s.changed { // else it has just been said
@@ -282,6 +282,9 @@ func (s *step) tick() {
 	case s.rec.State.Terminal():
 	case s.rec.Task.State == TaskAcquired && s.now >= s.rec.Task.LeaseEnd.Add(Skew):
 		s.crash(Outcome{Cause: CauseLost}, 0)
+	case s.rec.Task.State == TaskPending && s.now >= s.rec.ResendAt && hold:
+		s.rec.ResendAt = s.now.Add(heldFor(s.rec.ID))
+		s.change()
 	case s.rec.Task.State == TaskPending && s.now >= s.rec.ResendAt:
 		s.rec.Sends++
 		s.rec.ResendAt = s.now.Add(resendAfter(s.rec.ID, s.rec.Sends))

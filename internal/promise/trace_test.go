@@ -26,7 +26,7 @@ var update = flag.Bool("update", false, "write testdata/*.txt anew")
 //	extend VERSION CLAIM          release VERSION CLAIM [CAUSE]
 //	fulfil VERSION CLAIM SETTLE CAUSE[=N|=WHY]  late, likewise: a late settle
 //	settle STATE SETTLE           cancel SETTLE
-//	tick, view, cascaded          parent VERSION CLAIM: may a child be attached?
+//	tick [hold], view, cascaded   parent VERSION CLAIM: may a child be attached?
 //	show                          the whole record
 //
 // CLAIM and SETTLE name nonces; '-' is none.
@@ -179,7 +179,7 @@ func (tr *trace) event(cmd []string) Event {
 	case "cancel":
 		return Cancel{SettleID: nonce(arg[0])}
 	case "tick":
-		return Tick{}
+		return Tick{Hold: arg[0] == "hold"}
 	case "view":
 		return View{}
 	case "cascaded":

@@ -34,7 +34,7 @@ const (
 	page       = 256         // ids read at once
 	hands      = 8           // items stepped at once
 	maxResends = 1000        // messages sent again
-	maxStuck   = 5000        // items passed over
+	maxStuck   = 5000        // items that fail, and stay
 	itemTime   = time.Minute // for one item; a cascade may have many children
 )
 
@@ -85,7 +85,7 @@ func (s *Sweeper) Pass(ctx context.Context) error {
 		if len(coming) == 0 {
 			return errors.Join(errs...)
 		}
-		if err := s.look(ctx); err != nil {
+		if err := s.look(ctx, until); err != nil {
 			errs = append(errs, err)
 		}
 		pause := beat()
@@ -99,11 +99,13 @@ func (s *Sweeper) Pass(ctx context.Context) error {
 // sweepers that began together do not go on together.
 func beat() time.Duration { return Look - rand.N(Look/10) }
 
-// look steps everything that is due now. An item that fails, or that stays in
-// an index that lags, is passed over until the next look.
-func (s *Sweeper) look(ctx context.Context) error {
+// look steps everything that is due now, what was due first first, and begins
+// nothing after until. All that is stepped leaves the front of the index, so
+// the next look goes on from there. An item that fails, or that stays in an
+// index that lags, is passed over until the next look.
+func (s *Sweeper) look(ctx context.Context, until time.Time) error {
 	l := &look{Sweeper: s, seen: make(map[string]bool)}
-	for limit := page; limit <= page+maxStuck; {
+	for limit := page; limit <= page+maxStuck && time.Now().Before(until); {
 		ids, err := s.engine.Store.Due(ctx, s.engine.Time(), limit)
 		if err != nil {
 			return errors.Join(l.err, fmt.Errorf("looking for what is due: %w", err))
@@ -173,10 +175,10 @@ func (l *look) item(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("reading %s: %w", id, err)
 	}
-	if resend(rec, l.engine.Time()) && l.resends.Add(1) > maxResends {
-		return nil // it stays due: what stopped together comes back bit by bit
-	}
-	_, err = l.engine.Step(ctx, rec, promise.Tick{})
+	// What stopped together comes back bit by bit, and nothing else waits
+	// behind it.
+	hold := resend(rec, l.engine.Time()) && l.resends.Add(1) > maxResends
+	_, err = l.engine.Step(ctx, rec, promise.Tick{Hold: hold})
 	return err
 }
 
@@ -191,7 +193,7 @@ func (l *look) failed(ctx context.Context, id string, err error) {
 
 // resend reports whether a tick of rec does no more than send again.
 func resend(rec promise.Record, now promise.Time) bool {
-	return rec.State == promise.Pending && now < rec.DeadlineAt && rec.Task.State == promise.TaskPending
+	return rec.State == promise.Pending && now < rec.DeadlineAt && rec.Task.State == promise.TaskPending && now >= rec.ResendAt
 }
 
 // wait reports whether d passed before ctx's end.

@@ -60,11 +60,13 @@ func newWorld(t *testing.T) *world {
 	}}
 }
 
-// create makes a promise and takes its message away.
-func (w *world) create(id string) {
+// create makes a promise of an hour and takes its message away.
+func (w *world) create(id string) { w.createFor(id, time.Hour) }
+
+func (w *world) createFor(id string, deadline time.Duration) {
 	w.t.Helper()
 	_, err := w.Create(w.t.Context(), promise.Record{
-		ID: id, Owner: "local", Machine: "cpu", DeadlineAt: w.Time().Add(time.Hour),
+		ID: id, Owner: "local", Machine: "cpu", DeadlineAt: w.Time().Add(deadline),
 		Call: promise.Call{Name: "x.py", Timeout: time.Minute, Lease: 10 * time.Second},
 	}, nil)
 	if err != nil {
@@ -247,9 +249,53 @@ func TestResendsComeBitByBit(t *testing.T) {
 		if rec := w.get("leased"); rec.Crashes != 1 {
 			t.Error("the dead lease waited behind the messages")
 		}
-		w.run(1, 2*Look)
+		w.run(1, time.Minute+2*Look)
 		if got := w.messages(); len(got) < 500 {
-			t.Errorf("%d messages in the next look, want the other 500", len(got))
+			t.Errorf("%d messages in the next minute, want the other 500", len(got))
+		}
+	})
+}
+
+// What became due behind a backlog of messages to be sent again, by time, is
+// repaired in the first look all the same.
+func TestNothingStarvesBehindResends(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		const backlog = 7000
+		for i := range backlog {
+			w.create(fmt.Sprint("p", i))
+		}
+		time.Sleep(2 * time.Minute) // no sweeper was there
+		w.create("leased")
+		if _, err := w.Apply(t.Context(), "leased", promise.Claim{Worker: "w", ClaimID: promise.Nonce{1}}); err != nil {
+			t.Fatal(err)
+		}
+		w.createFor("late", time.Second)
+		time.Sleep(time.Minute)
+		w.run(1, Look/2)
+		if rec := w.get("leased"); rec.Crashes != 1 {
+			t.Error("the dead lease waited behind the messages")
+		}
+		if rec := w.get("late"); rec.State != promise.TimedOut {
+			t.Errorf("the deadline waited behind the messages: %s", rec.State)
+		}
+		sent := w.messages()
+		if sent["leased"] != 1 || len(sent) != maxResends+1 {
+			t.Errorf("%d messages in one look, of them %d for leased; want %d and that one", len(sent), sent["leased"], maxResends)
+		}
+		for range 17 { // looks; the backlog has waited for a minute at most
+			w.run(1, Look/2)
+			got := w.messages()
+			if len(got) > maxResends {
+				t.Fatalf("%d messages in one look, want %d at most", len(got), maxResends)
+			}
+			for id := range got {
+				sent[id]++
+			}
+			time.Sleep(Look / 2)
+		}
+		if len(sent) != backlog+1 {
+			t.Errorf("messages for %d promises, want %d", len(sent), backlog+1)
 		}
 	})
 }
