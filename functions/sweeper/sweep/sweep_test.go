@@ -283,7 +283,7 @@ func TestNothingStarvesBehindResends(t *testing.T) {
 		if sent["leased"] != 1 || len(sent) != maxResends+1 {
 			t.Errorf("%d messages in one look, of them %d for leased; want %d and that one", len(sent), sent["leased"], maxResends)
 		}
-		for range 17 { // looks; the backlog has waited for a minute at most
+		for looks := 0; looks < 25 && len(sent) < backlog+1; looks++ { // put off twice at most: 2 minutes
 			w.run(1, Look/2)
 			got := w.messages()
 			if len(got) > maxResends {
