@@ -51,7 +51,7 @@ func (e Exec) Run(ctx context.Context, job Job) (res Result) {
 		return failed(err)
 	}
 	res = e.execute(ctx, job, dir)
-	if job.Collect != nil && res.End != Killed && res.End != Failed {
+	if job.Collect != nil && res.End != Killed && res.End != Failed && !errors.Is(res.Err, ErrNotExecutable) {
 		res.Err = errors.Join(res.Err, dir.collect(ctx, job.Collect))
 	}
 	return res
@@ -81,6 +81,9 @@ func (e Exec) execute(ctx context.Context, job Job, dir jobDir) Result {
 	})
 	if err != nil {
 		std.abandon()
+		if len(job.Command) == 0 && errors.Is(err, syscall.ENOEXEC) {
+			return Result{Code: CodeNotExecutable, Err: fmt.Errorf("%s is %w", job.Name, ErrNotExecutable)}
+		}
 		return failed(fmt.Errorf("starting %s: %w", cmd.argv[0], err))
 	}
 	errStreams := std.end()

@@ -164,25 +164,31 @@ func TestEnds(t *testing.T) {
 	}
 }
 
+// started is a Timeout by which a shell is surely up.
+const started = 2 * time.Second
+
 func TestTimeout(t *testing.T) {
-	r := run(t, job("sh", `trap 'echo term; exit 0' TERM; echo up; sleep 600 & wait`, func(j *runner.Job) { j.Timeout = 100 * time.Millisecond }))
-	if r.End != runner.TimedOut || r.out != "up\nterm\n" || r.Wall < 100*time.Millisecond || r.took > 9*time.Second {
+	t.Parallel()
+	r := run(t, job("sh", `trap 'echo term; exit 0' TERM; echo up; sleep 600 & wait`, func(j *runner.Job) { j.Timeout = started }))
+	if r.End != runner.TimedOut || r.out != "up\nterm\n" || r.Wall < started || r.took > 9*time.Second {
 		t.Errorf("%+v, stdout %q, took %v", r.Result, r.out, r.took)
 	}
 }
 
 func TestGraceThenKill(t *testing.T) {
+	t.Parallel()
 	r := run(t, job("sh", `trap '' TERM; sleep 600 & sleep 600 & wait; wait; wait; sleep 600`, func(j *runner.Job) {
-		j.Timeout, j.Grace = 50*time.Millisecond, 100*time.Millisecond
+		j.Timeout, j.Grace = started, 100*time.Millisecond
 	}))
-	if r.End != runner.TimedOut || r.Wall < 150*time.Millisecond || r.took > 9*time.Second {
+	if r.End != runner.TimedOut || r.Wall < started+100*time.Millisecond || r.took > 9*time.Second {
 		t.Errorf("%+v, took %v", r.Result, r.took)
 	}
 }
 
 // A script that is stopped still gets its SIGTERM.
 func TestStoppedScript(t *testing.T) {
-	r := run(t, job("sh", `trap 'echo term; exit 0' TERM; kill -STOP $$; sleep 600 & wait`, func(j *runner.Job) { j.Timeout = 100 * time.Millisecond }))
+	t.Parallel()
+	r := run(t, job("sh", `trap 'echo term; exit 0' TERM; kill -STOP $$; sleep 600 & wait`, func(j *runner.Job) { j.Timeout = started }))
 	if r.End != runner.TimedOut || r.out != "term\n" {
 		t.Errorf("%+v, stdout %q", r.Result, r.out)
 	}
@@ -228,6 +234,7 @@ func TestCancel(t *testing.T) {
 
 // ErrNow cuts the grace of a run that had timed out short.
 func TestNowDuringGrace(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
 	n := 0
@@ -238,7 +245,7 @@ func TestNowDuringGrace(t *testing.T) {
 		return len(p), nil
 	})
 	r := runIn(t, ctx, job("sh", `trap 'echo term' TERM; echo up; while :; do sleep 0.01; done`, func(j *runner.Job) {
-		j.Timeout, j.Stdout = 100*time.Millisecond, out
+		j.Timeout, j.Stdout = started, out
 	}))
 	if r.End != runner.TimedOut || r.took > 9*time.Second {
 		t.Errorf("%+v, took %v", r.Result, r.took)
@@ -326,9 +333,18 @@ func TestNotInstalled(t *testing.T) {
 	if r.End != runner.Failed || !errors.Is(r.Err, runner.ErrNotInstalled) || !strings.Contains(r.Err.Error(), "no-such-interpreter") {
 		t.Errorf("%+v", r.Result)
 	}
-	for _, script := range []string{"", "#!/no/such/interpreter\n", "\x7fELF nonsense"} {
-		r := run(t, job("", script))
-		if r.End != runner.Failed || r.Err == nil || !strings.Contains(r.Err.Error(), "starting ./script") {
+	r = run(t, job("", "#!/no/such/interpreter\n"))
+	if r.End != runner.Failed || r.Err == nil || !strings.Contains(r.Err.Error(), "starting ./script") {
+		t.Errorf("a binary's interpreter: %+v", r.Result)
+	}
+}
+
+func TestNotExecutable(t *testing.T) {
+	for _, script := range []string{"", "echo no #! line\n", "\x7fELF nonsense"} {
+		r := run(t, job("", script, func(j *runner.Job) {
+			j.Collect = func(context.Context, *os.Root) error { return errors.New("collected") }
+		}))
+		if r.End != runner.Exited || r.Code != 126 || !errors.Is(r.Err, runner.ErrNotExecutable) || strings.Contains(r.Err.Error(), "collected") {
 			t.Errorf("binary %q: %+v", script, r.Result)
 		}
 	}

@@ -32,7 +32,7 @@ type Job struct {
 	// Collect reads what the script left in MODULATE_OUTPUT, after every
 	// process of it is dead and before the directory is removed. It follows
 	// nothing that the script planted. It is not called for a script that was
-	// Killed or Failed. nil: nothing is collected.
+	// Killed, Failed or no executable. nil: nothing is collected.
 	Collect func(ctx context.Context, output *os.Root) error
 }
 
@@ -72,6 +72,14 @@ type Result struct {
 // ErrNotInstalled, in a Result that Failed, says that this machine lacks the
 // interpreter.
 var ErrNotInstalled = errors.New("not installed on this machine")
+
+// ErrNotExecutable, in a Result that Exited with [CodeNotExecutable], says that
+// a Job without a Command brought a file that is no executable of this machine.
+var ErrNotExecutable = errors.New("not an executable of this machine")
+
+// CodeNotExecutable is the exit code that shells give to such a file (POSIX,
+// Shell Command Language, 2.8.2).
+const CodeNotExecutable = 126
 
 // ErrNow as the cause of a cancelled context kills without grace.
 var ErrNow = errors.New("kill at once")

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -56,6 +57,8 @@ func (j *job) fate(out *promise.Outcome, res runner.Result) {
 	case j.left.err != nil:
 		j.badHost(out, j.left.err)
 	case out.Error != promise.Problem{}:
+	case errors.Is(res.Err, runner.ErrNotExecutable):
+		out.Error = problem("not-executable", "the script is not an executable of this machine", "%v", res.Err)
 	case res.Err != nil:
 		j.w.log.Warn("not all was in order with a script's output", "id", j.id, "version", j.version, "error", res.Err)
 		out.Error = problem("output", "not all of its output was taken", "%v", res.Err)
