@@ -151,6 +151,7 @@ func (j *job) run() (promise.Record, error) {
 	j.w.point(PointUploaded)
 	j.stopGuard()
 	if out != nil {
+		j.w.recess.heard(out.Cause)
 		j.note("an attempt ends", string(out.Cause))
 		return j.settle(*out)
 	}

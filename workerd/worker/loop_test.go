@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -61,6 +62,11 @@ func TestEnds(t *testing.T) {
 		{"signal", func(context.Context, runner.Job) runner.Result {
 			return runner.Result{End: runner.Signalled, Signal: 11}
 		}, func(o promise.Outcome) bool { return o.Cause == promise.CauseSignal && o.Signal == 11 }},
+		{"not executable", func(context.Context, runner.Job) runner.Result {
+			return runner.Result{Code: runner.CodeNotExecutable, Err: fmt.Errorf("x.py is %w", runner.ErrNotExecutable)}
+		}, func(o promise.Outcome) bool {
+			return o.Cause == promise.CauseExit && o.ExitCode == 126 && o.Error.Detail == "x.py is not an executable of this machine"
+		}},
 		{"timeout", lasting(time.Hour, 0), func(o promise.Outcome) bool {
 			return o.Cause == promise.CauseTimeout && o.Error.Detail == "the script ran longer than its timeout of 2s"
 		}},
@@ -283,6 +289,44 @@ func TestCrashBudget(t *testing.T) {
 			if a.Cause != promise.CauseBadHost {
 				t.Errorf("attempt %d ended with %s", a.Number, a.Cause)
 			}
+		}
+	})
+}
+
+// A host that can run nothing pauses between receives, so that others get the
+// messages; one script that runs ends that.
+func TestBadHostPauses(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		var well atomic.Bool
+		c := w.hire("w1", func(ctx context.Context, _ runner.Job) runner.Result {
+			if !well.Load() {
+				return runner.Result{End: runner.Failed, Err: errCut}
+			}
+			return runner.Result{}
+		}, func(c *Config) { c.Slots = 1 })
+		for i := range 12 {
+			w.submit(fmt.Sprint("p", i), nil)
+		}
+		begun := time.Now()
+		time.Sleep(5*time.Minute - time.Second)
+		var at []time.Duration
+		for _, s := range c.scripts.started() {
+			at = append(at, s.at.Sub(begun)/time.Second)
+		}
+		if want := []time.Duration{0, 1, 3, 7, 15, 31, 63, 123, 183, 243}; !slices.Equal(at, want) {
+			t.Errorf("starts after %d seconds, want %d", at, want)
+		}
+		well.Store(true)
+		for i := range 12 {
+			w.settled(fmt.Sprint("p", i), 10*time.Second)
+		}
+		well.Store(false)
+		before := len(c.scripts.started())
+		w.submit("q", nil)
+		w.submit("r", nil)
+		time.Sleep(1500 * time.Millisecond)
+		if got := c.scripts.started()[before:]; len(got) != 2 || got[1].at.Sub(got[0].at) != time.Second {
+			t.Errorf("after scripts that ran: %v, want two, a second apart", got)
 		}
 	})
 }

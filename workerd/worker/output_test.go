@@ -198,7 +198,7 @@ func TestBlobsThatAreMissing(t *testing.T) {
 		w.submit("b", func(r *promise.Record) { r.Call.Stdin = promise.Hash{2} })
 		w.submit("c", func(r *promise.Record) { r.Call.Runtime = "cobol" })
 		for _, id := range []string{"a", "b", "c"} {
-			rec := w.settled(id, 2*time.Minute)
+			rec := w.settled(id, 2*time.Hour)
 			if rec.Outcome.Error.Detail == "" || rec.Outcome.Version == 0 {
 				t.Errorf("%s does not say why: %+v", id, rec.Outcome)
 			}

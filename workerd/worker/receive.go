@@ -37,6 +37,7 @@ func (w *Worker) receive(ctx, base context.Context) *intake {
 		if free == 0 {
 			return in
 		}
+		w.recess.wait(ctx)
 		got, err := w.engine.Queue.Receive(ctx, w.cfg.Machine, free, w.cfg.Lease+promise.Skew, queue.MaxWait)
 		in.give(free - len(got))
 		if ctx.Err() != nil {

@@ -104,6 +104,7 @@ type Worker struct {
 
 	running  atomic.Int32
 	presence chan struct{} // tells that running has changed
+	recess   recess
 
 	mu       sync.Mutex
 	jobs     map[*job]bool
