@@ -28,6 +28,7 @@ func BenchmarkHello(b *testing.B) {
 	}
 	floor := func() {
 		cmd := exec.Command(python, "-I", "-S", path)
+		cmd.Env = []string{"PATH=" + runner.DefaultPath} // no locale to load, as in a run
 		var out bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &out, &out
 		if err := cmd.Run(); err != nil || out.String() != "hello\n" {

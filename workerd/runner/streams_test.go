@@ -48,19 +48,6 @@ func TestWriterFails(t *testing.T) {
 	}
 }
 
-// A slow writer gets all that is in the pipe when the script is long dead.
-func TestSlowWriter(t *testing.T) {
-	var out strings.Builder
-	slow := writerFunc(func(p []byte) (int, error) {
-		<-time.After(150 * time.Millisecond) // longer than a dead script's pipe is listened to
-		return out.Write(p)
-	})
-	good(t, run(t, job("sh", "head -c 60000 /dev/zero", func(j *runner.Job) { j.Stdout = slow })))
-	if out.Len() != 60000 {
-		t.Errorf("%d bytes came, want 60000", out.Len())
-	}
-}
-
 // A process that nobody can find keeps the pipe open: it is left behind, and
 // the run ends all the same.
 func TestPipeHeldByStranger(t *testing.T) {

@@ -58,7 +58,7 @@ func TestNothingLives(t *testing.T) {
 		"long run":     {"time.sleep(1.1)", nil, runner.Exited}, // looks through all of /proc
 		"exit code":    {"os._exit(3)", nil, runner.Exited},
 		"signal":       {"os.kill(os.getpid(), 9)", nil, runner.Signalled},
-		"timeout":      {"time.sleep(600)", func(j *runner.Job) { j.Timeout = 500 * time.Millisecond }, runner.TimedOut},
+		"timeout":      {"time.sleep(600)", func(j *runner.Job) { j.Timeout = started }, runner.TimedOut},
 		"group killed": {"os.kill(0, 9)", nil, runner.Signalled},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -125,7 +125,7 @@ func alive(pid string) bool {
 // A child of a daemon is found by its parent, though it hides its own session
 // and environment.
 func TestHiddenChild(t *testing.T) {
-	r := run(t, job("sh", `setsid sh -c 'env -i setsid sleep 600 & echo $!; echo $$; sleep 600' & sleep 0.2`))
+	r := run(t, job("sh", `mkfifo up; setsid sh -c 'env -i setsid sleep 600 & echo $!; echo $$; echo > up; sleep 600' & read line < up`))
 	good(t, r)
 	allDead(t, r.out, 2)
 }
