@@ -31,7 +31,7 @@ func serve(ctx context.Context, kind, dir, slots string, ready func(url string))
 		return err
 	}
 	defer jobs.Close()
-	var run runner.Runner = runner.Exec{Dir: jobs.Dir}
+	var run runner.Runner = runner.Exec{Dir: jobs.Dir, Spares: &runner.Spares{}}
 	if kind == "noop" {
 		run = noop{}
 	}

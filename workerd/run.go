@@ -100,7 +100,7 @@ func serve(ctx context.Context, cfg Config, stdout, stderr io.Writer) (err error
 	defer func() { err = errors.Join(err, jobs.Close()) }()
 	w, err := worker.New(worker.Config{
 		Engine: l.Engine, Roster: l.Store, Machine: cfg.Machine, Slots: cfg.Slots, Name: cfg.Name,
-		Runner: runner.Exec{Dir: jobs.Dir}, Runtimes: runner.Runtimes(machine.Runtimes), API: l.Handler(),
+		Runner: runner.Exec{Dir: jobs.Dir, Spares: &runner.Spares{}}, Runtimes: runner.Runtimes(machine.Runtimes), API: l.Handler(),
 		Spool: spool.Dir, Temp: jobs.Dir, Drain: cfg.Drain, Log: log,
 	})
 	if err != nil {

@@ -116,7 +116,7 @@ func (d *dev) serve(ctx context.Context, l *local.Local, listener net.Listener, 
 	defer stopping()
 	err = server.Run(ctx, server.Config{
 		Local: l, Listener: listener, Machines: machines,
-		Runner: runner.Exec{Dir: jobs.Dir}, Runtimes: runner.Runtimes(nil), Temp: jobs.Dir,
+		Runner: runner.Exec{Dir: jobs.Dir, Spares: &runner.Spares{}}, Runtimes: runner.Runtimes(nil), Temp: jobs.Dir,
 		Drain: d.drain.value, Hard: d.signals.hard, Log: d.log(),
 		Ready: func() error { return d.ready(listener, machines) },
 	})

@@ -53,7 +53,7 @@ func newHere(l *local.Local, a *app) (*here, error) {
 	}
 	h := &here{name: name, local: l, app: a, spool: spool, jobs: jobs, started: map[string]bool{}, going: map[string]bool{}}
 	w, err := worker.New(worker.Config{
-		Engine: l.Engine, Name: name, Runner: runner.Exec{Dir: jobs.Dir}, Runtimes: runner.Runtimes(nil),
+		Engine: l.Engine, Name: name, Runner: runner.Exec{Dir: jobs.Dir, Spares: &runner.Spares{}}, Runtimes: runner.Runtimes(nil),
 		API: l.Handler(), OnSubmit: h.run, Spool: spool.Dir, Temp: jobs.Dir,
 	})
 	if err != nil {
