@@ -75,34 +75,50 @@ func (d *dispatcher) fresh(ctx context.Context, key string) (blob.Info, error) {
 	return info, nil
 }
 
-// keep stores what the draft brings and the record cannot hold: the script's
-// source and a large input.
-func (d *dispatcher) keep(ctx context.Context, draft *draft) error {
+// content is bytes that are kept under their hash.
+type content struct {
+	sum  promise.Hash
+	body []byte
+}
+
+// missing returns what the draft brings, the record cannot hold and is not
+// kept yet: of the script's source and a large input.
+func (d *dispatcher) missing(ctx context.Context, draft *draft) ([]content, error) {
+	var brought, missing []content
 	if source := draft.sub.Script.Source; source != nil {
-		if err := d.content(ctx, draft.rec.Call.Script, []byte(*source)); err != nil {
-			return err
-		}
+		brought = append(brought, content{draft.rec.Call.Script, []byte(*source)})
 	}
 	if inputSize(draft.input) <= inlineInput {
 		draft.rec.Call.Input = draft.input
-		return nil
+	} else {
+		body, err := json.Marshal(draft.input) // as the engine reads it; its maps are sorted
+		if err != nil {
+			return nil, fmt.Errorf("writing the call's input: %w", err)
+		}
+		draft.rec.Call.InputBlob = sha256.Sum256(body)
+		brought = append(brought, content{draft.rec.Call.InputBlob, body})
 	}
-	body, err := json.Marshal(draft.input) // as the engine reads it; its maps are sorted
-	if err != nil {
-		return fmt.Errorf("writing the call's input: %w", err)
+	for _, c := range brought {
+		_, err := d.fresh(ctx, blob.ContentKey(c.sum))
+		switch {
+		case errors.Is(err, blob.ErrNotFound):
+			missing = append(missing, c)
+		case err != nil:
+			return nil, err
+		}
 	}
-	draft.rec.Call.InputBlob = sha256.Sum256(body)
-	return d.content(ctx, draft.rec.Call.InputBlob, body)
+	return missing, nil
 }
 
-// content puts what is not there yet.
-func (d *dispatcher) content(ctx context.Context, sum promise.Hash, body []byte) error {
-	key := blob.ContentKey(sum)
-	_, err := d.fresh(ctx, key)
-	if errors.Is(err, blob.ErrNotFound) {
-		return d.Engine.Blobs.Put(ctx, key, bytes.NewReader(body), int64(len(body)), sum)
+// put keeps contents.
+func (d *dispatcher) put(ctx context.Context, contents []content) error {
+	for _, c := range contents {
+		err := d.Engine.Blobs.Put(ctx, blob.ContentKey(c.sum), bytes.NewReader(c.body), int64(len(c.body)), c.sum)
+		if err != nil {
+			return err
+		}
 	}
-	return err
+	return nil
 }
 
 // inputSize is about how many bytes of a record an input takes.

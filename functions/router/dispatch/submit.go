@@ -53,10 +53,10 @@ func (d *dispatcher) store(ctx context.Context, draft *draft) (rec promise.Recor
 	if err := d.checkBlobs(ctx, draft); err != nil {
 		return rec, false, err
 	}
-	if err := d.keep(ctx, draft); err != nil {
-		return rec, false, err
+	rec, err = d.keep(ctx, draft)
+	if err == nil {
+		rec, err = d.create(ctx, draft)
 	}
-	rec, err = d.create(ctx, draft)
 	switch {
 	case errors.Is(err, promise.ErrExists):
 		return rec, false, same(draft, rec)
@@ -66,6 +66,27 @@ func (d *dispatcher) store(ctx context.Context, draft *draft) (rec promise.Recor
 	default:
 		return rec, err == nil, err
 	}
+}
+
+// keep puts what the draft brings into the blobs. Where it would have to, and
+// an id was given, it looks first whether that is taken: what is refused leaves
+// nothing behind. If it is, the record that has it is returned with
+// [promise.ErrExists].
+func (d *dispatcher) keep(ctx context.Context, draft *draft) (promise.Record, error) {
+	missing, err := d.missing(ctx, draft)
+	if err != nil {
+		return promise.Record{}, err
+	}
+	if len(missing) > 0 && draft.sub.ID != "" {
+		rec, err := d.Engine.Get(ctx, draft.rec.ID)
+		if err == nil {
+			return rec, promise.ErrExists
+		}
+		if !errors.Is(err, promise.ErrNotFound) {
+			return promise.Record{}, err
+		}
+	}
+	return promise.Record{}, d.put(ctx, missing)
 }
 
 // create writes the record, all times in it by one look at the clock.

@@ -238,6 +238,32 @@ func TestSubmitChildRacesItsParent(t *testing.T) {
 	}
 }
 
+// What is refused because its id is taken leaves nothing behind, blobs
+// included; neither does what is found to be there.
+func TestSubmitTakenStoresNothing(t *testing.T) {
+	w := newWorld(t)
+	large := func(source, arg string) api.Submit {
+		return call(func(s *api.Submit) {
+			s.ID, s.Script.Source, s.Args = "x", &source, []string{strings.Repeat(arg, 2*inlineInput)}
+		})
+	}
+	w.must(large("print(1)", "a"))
+	blobs, messages := w.blobKeys(), w.messages()
+	for owner, says := range map[string]string{"alice": "another call", "bob": "taken: choose another"} {
+		w.owner = owner
+		refused(t, w.submit(large("print(2)", "b")), api.ErrConflict, "id", says)
+		refused(t, w.submit(large("print(1)", "b")), api.ErrConflict, "id", says)
+		refused(t, w.submit(large("print(2)", "a")), api.ErrConflict, "id", says)
+	}
+	w.owner = "alice"
+	if a := w.submit(large("print(1)", "a")); a.status != 200 {
+		t.Errorf("the same call: %d %s", a.status, a.body)
+	}
+	if w.blobKeys() != blobs || w.messages() != messages || w.records() != 1 {
+		t.Errorf("%d blobs, %d messages, %d records; want %d, %d, 1", w.blobKeys(), w.messages(), w.records(), blobs, messages)
+	}
+}
+
 // A script's children are created only while its promise is pending under its
 // claim; what it detaches, as long as nobody else has claimed it.
 func TestSubmitFromScript(t *testing.T) {
