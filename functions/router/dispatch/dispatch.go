@@ -55,6 +55,23 @@ func New(c Config) http.Handler {
 	return mux
 }
 
+// What has been begun may take so long, and leaves so much of its caller's
+// time for the answer.
+const (
+	finishTime = 20 * time.Second
+	answerTime = time.Second
+)
+
+// begin returns a context for what is finished though the caller of ctx goes
+// away. It ends in time for the caller that stays to hear of it.
+func begin(ctx context.Context) (context.Context, context.CancelFunc) {
+	limit := finishTime
+	if end, ok := ctx.Deadline(); ok {
+		limit = min(limit, time.Until(end)-answerTime)
+	}
+	return context.WithTimeout(context.WithoutCancel(ctx), limit)
+}
+
 // cancel ends a promise and all that is attached below it. What it has begun
 // it finishes, though its caller goes away.
 func (d *dispatcher) cancel(r *api.Request) (api.Answer, error) {
@@ -63,7 +80,8 @@ func (d *dispatcher) cancel(r *api.Request) (api.Answer, error) {
 			return api.Answer{}, err
 		}
 	}
-	ctx := context.WithoutCancel(r.Context())
+	ctx, stop := begin(r.Context())
+	defer stop()
 	rec, err := d.Own(ctx, r.Caller, r.PathValue("id"))
 	if err != nil {
 		return api.Answer{}, err

@@ -2,12 +2,14 @@ package dispatch
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"modulate/internal/api"
@@ -35,7 +37,8 @@ type (
 		*queue.Memory
 		err error
 	}
-	noPut struct {
+	stalled struct{ *store.Memory }
+	noPut   struct {
 		*blob.Memory
 		err error
 	}
@@ -43,6 +46,18 @@ type (
 
 // Create fails.
 func (p noCreate) Create(context.Context, promise.Record) error { return p.err }
+
+// Create answers nothing.
+func (p stalled) Create(ctx context.Context, _ promise.Record) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// Replace answers nothing.
+func (p stalled) Replace(ctx context.Context, _ promise.Record) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
 
 // Machines fails.
 func (p noMachines) Machines(context.Context) ([]string, error) { return nil, p.err }
@@ -84,6 +99,42 @@ func TestSubmitFaults(t *testing.T) {
 			if strings.Contains(a.body, "line is dead") {
 				t.Errorf("it tells what happened inside: %s", a.body)
 			}
+		})
+	}
+}
+
+// A store that does not answer is given up, in time for a caller that has a
+// deadline to hear of it, and whether or not it stays.
+func TestStalledStore(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		deadline time.Duration // of the caller; 0: none
+		want     time.Duration
+	}{{"no deadline", 0, finishTime}, {"a near one", 10 * time.Second, 9 * time.Second}, {"a far one", time.Minute, finishTime}} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.must(named("x"))
+				w.engine.Store = stalled{w.store}
+				d := &dispatcher{Service: &api.Service{Engine: w.engine}, machines: machines{queue: w.queue, seen: map[string]bool{}}, lease: time.Minute}
+				took := func(what func(*api.Request) error) {
+					t.Helper()
+					ctx, cancel := context.WithCancel(t.Context())
+					if tt.deadline > 0 {
+						ctx, cancel = context.WithTimeout(t.Context(), tt.deadline)
+					}
+					time.AfterFunc(time.Second, cancel) // the caller goes away
+					r := newRequest(ctx)
+					r.SetPathValue("id", "x")
+					began := time.Now()
+					err := what(&api.Request{Request: r, Caller: api.Caller{Owner: "alice"}})
+					if got := time.Since(began); got != tt.want || !errors.Is(err, context.DeadlineExceeded) {
+						t.Errorf("%v after %v, want it after %v", err, got, tt.want)
+					}
+				}
+				took(func(r *api.Request) error { _, err := d.submit(r, named("y")); return err })
+				took(func(r *api.Request) error { _, err := d.cancel(r); return err })
+			})
 		})
 	}
 }

@@ -29,7 +29,9 @@ func (d *dispatcher) submit(r *api.Request, sub api.Submit) (api.Answer, error) 
 	}
 	// What has been begun is finished, though the caller goes away: it would
 	// be left without a message.
-	rec, created, err := d.store(context.WithoutCancel(r.Context()), draft)
+	begun, stop := begin(r.Context())
+	defer stop()
+	rec, created, err := d.store(begun, draft)
 	if err != nil {
 		return api.Answer{}, err
 	}
