@@ -103,7 +103,8 @@ func (a *app) root() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return badInput("%w", err).hint("see %s --help", cmd.CommandPath())
 	})
-	root.SetUsageTemplate(root.UsageTemplate() + "\n" + exitHelp)
+	usage := strings.ReplaceAll(root.UsageTemplate(), ".FlagUsages ", ".FlagUsagesWrapped 80 ")
+	root.SetUsageTemplate(usage + "\n" + exitHelp)
 	for _, add := range []func() *cobra.Command{
 		a.runCommand, a.submitCommand, a.getCommand, a.waitCommand, a.cancelCommand, a.logsCommand,
 		a.artifactsCommand, a.listCommand, a.machinesCommand, a.devCommand, a.doctorCommand, a.versionCommand,
@@ -117,7 +118,7 @@ func (a *app) root() *cobra.Command {
 func (a *app) addFlags(root *cobra.Command) {
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.url, "url", "", "`URL` of the server (MODULATE_URL)")
-	flags.StringVar(&a.dir, "dir", "", "`FOLDER` of the store where no server is named (MODULATE_DIR; .modulate)")
+	flags.StringVar(&a.dir, "dir", "", "`FOLDER` of the store (MODULATE_DIR; else .modulate)")
 	flags.BoolVar(&a.json, "json", false, "print promises as JSON, one a line")
 	flags.BoolVar(&a.raw, "raw", false, "do not strip terminal escapes from a script's output")
 }

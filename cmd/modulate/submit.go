@@ -57,6 +57,7 @@ func (a *app) runCommand() *cobra.Command {
 		},
 	}
 	s.addFlags(cmd)
+	cmd.Flags().Lookup("wait").Hidden = true // it does
 	return cmd
 }
 
@@ -66,14 +67,14 @@ func (s *submission) addFlags(cmd *cobra.Command) {
 	f.SortFlags = false
 	f.StringVarP(&s.machine, "machine", "m", api.DefaultTarget, "the `MACHINE` that runs it")
 	f.BoolVarP(&s.wait, "wait", "w", false, "wait, with the script's output and exit code")
-	f.StringVar(&s.runtime, "runtime", "", "the `NAME` of what runs it: python, python-env, bash, node, binary")
+	f.StringVar(&s.runtime, "runtime", "", "`NAME` of what runs it: python, python-env, bash, node, binary")
 	f.StringArrayVarP(&s.env, "env", "e", nil, "set `NAME=VALUE` for it; NAME alone takes yours (repeatable)")
 	f.StringVar(&s.envFile, "env-file", "", "set those of a `FILE`, one a line")
 	f.StringVar(&s.stdinFrom, "stdin", "", "a `FILE` as its stdin, - for this command's; empty by default")
 	f.StringArrayVar(&s.files, "file", nil, "lay the file at `[NAME=]PATH` beside it (repeatable)")
 	f.Var(&s.timeout, "timeout", "of one attempt: 90s, 10m, 2d (default 120s)")
 	f.Var(&s.deadline, "deadline", "of everything (default 24h, or twice the timeout)")
-	f.StringVar(&s.retry, "retry", "", "run it again when it fails, by a `POLICY`: never, constant,\nlinear or exponential[,max_attempts=3][,delay=1s][,max_delay=60s]")
+	f.StringVar(&s.retry, "retry", "", "run it again when it fails, by a `POLICY`: never, constant, linear or exponential, and what is not to be as in ,max_attempts=3,delay=1s,max_delay=60s")
 	f.StringVar(&s.save, "save", "", "write ID.sout and ID.eout, the exact output, into `DIR`")
 	f.StringVar(&s.id, "id", "", "the promise's `ID`; the same call again is the same promise")
 	f.StringVar(&s.mode, "mode", "", "the `MODE`: rpc, rfi or detached")

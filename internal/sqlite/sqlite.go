@@ -88,7 +88,7 @@ func Open(ctx context.Context, path string) (_ *DB, err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("opening store %s: %w", path, err), db.release())
+			err = errors.Join(fmt.Errorf("opening store %s: %w", path, explain(err)), db.release())
 		}
 	}()
 	// The same durability as fsync at about half the price: of the metadata
