@@ -49,7 +49,7 @@ func exitOf(p api.Promise) (code int, text string, own bool) {
 	case cause == promise.CauseSignal && out.Signal != nil:
 		return exitSignal + *out.Signal, "was killed by " + signalName(*out.Signal), true
 	case cause == promise.CauseExhausted:
-		return exitFailed, "was given up: " + lostAttempts(p) + reason(out), false
+		return exitFailed, "was given up: " + lostAttempts(p) + told(out), false
 	default:
 		return otherExit(p, out)
 	}
@@ -57,7 +57,7 @@ func exitOf(p api.Promise) (code int, text string, own bool) {
 
 // otherExit is exitOf for the ends that a limit of the machine brings about.
 func otherExit(p api.Promise, out *api.Outcome) (code int, text string, own bool) {
-	text = "ended: " + strings.ReplaceAll(out.Cause, "_", " ") + reason(out)
+	text = "ended: " + strings.ReplaceAll(out.Cause, "_", " ") + told(out)
 	switch {
 	case out.ExitCode != nil && *out.ExitCode != 0:
 		return *out.ExitCode, text, false
@@ -74,8 +74,8 @@ func signalName(n int) string {
 	return fmt.Sprintf("signal %d (%s)", n, syscall.Signal(n))
 }
 
-// reason is what the outcome says of its cause, to follow it.
-func reason(out *api.Outcome) string {
+// told is what the outcome says of its cause, to follow it.
+func told(out *api.Outcome) string {
 	if out.Error == nil || out.Error.Detail == "" {
 		return ""
 	}
