@@ -89,6 +89,9 @@ func TestAShortLifeCostsNoWrite(t *testing.T) {
 	_, peer := openAt(t, path)
 	heard := make(chan sqlite.Note, 100)
 	peer.Listen(func(n sqlite.Note, _ bool) { heard <- n })
+	for db.Alone() { // until then it tells nobody
+		<-time.After(time.Millisecond)
+	}
 	if got, err := q.Receive(t.Context(), "cpu", 1, 0, 0); err != nil || len(got) != 0 {
 		t.Fatal(got, err) // it knows now that there is no row
 	}
