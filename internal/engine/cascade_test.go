@@ -89,7 +89,7 @@ func TestCascadeStopped(t *testing.T) {
 			deaths := 0
 			for n := 1; ; n++ {
 				b := newBench(t)
-				below := b.family(7)
+				below := b.family(4)
 				if _, cancel := ev.(promise.Cancel); !cancel {
 					b.deadline("p", below)
 				}
@@ -137,7 +137,7 @@ func (b *bench) deadline(id string, others []string) {
 // TestCascadeFaults makes every write of a cascade fail, once and persisting.
 func TestCascadeFaults(t *testing.T) {
 	for _, f := range []fault{failed, persisted, throttled} {
-		for n := range 12 {
+		for n := range 10 {
 			b := newBench(t)
 			below := b.family(5)
 			b.store.faults = append(make([]fault, n), f)
@@ -160,7 +160,7 @@ func TestCascadeFaults(t *testing.T) {
 // TestCascadeOfMany has more descendants than one look returns.
 func TestCascadeOfMany(t *testing.T) {
 	b := newBench(t)
-	below := b.family(250)
+	below := b.family(120)
 	b.must("p", promise.Cancel{SettleID: named("cancel")})
 	b.checkFamily(below)
 }

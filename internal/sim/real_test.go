@@ -46,7 +46,7 @@ func TestRealWorkers(t *testing.T) {
 		t.Errorf("%.3f executions each, more than 1.30", rate)
 	}
 	for _, kind := range []string{"crash", "freeze", "replace_failed", "replace_unanswered", "replace_doubled", "message_lost", "message_doubled", "receive_lost"} {
-		if faults[kind] < n/2 {
+		if n >= 60 && faults[kind] < n/2 {
 			t.Errorf("%s happened %d times in %d histories", kind, faults[kind], n)
 		}
 	}
