@@ -57,12 +57,12 @@ func TestASecondDevIsRefused(t *testing.T) {
 // file is whole after each kill.
 func TestKilledDuringCommits(t *testing.T) {
 	t.Parallel()
-	const every, callers = 8, 16
+	const every, callers = 4, 16
 	kills := 25
 	if testing.Short() {
 		kills = 5
 	}
-	ctx, w := deadline(t, 2*time.Minute), newWorld(t)
+	ctx, w := deadline(t, 4*time.Minute), newWorld(t)
 	server := w.dev(ctx, t, "--machines", "gpu:1")
 	answers := newFeed[string]()
 	all := flood(ctx, (kills+1)*every, callers, func(ctx context.Context, name string) error {

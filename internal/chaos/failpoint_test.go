@@ -158,7 +158,7 @@ func (w *world) everything(ctx context.Context) (wait func() error) {
 }
 
 // plain is a script that ends.
-func (w *world) plain(ctx context.Context) error { return w.one(ctx, "plain") }
+func (w *world) plain(ctx context.Context) error { return w.one(ctx, "plain", lease) }
 
 // stubborn is a script that succeeds at the eighth attempt.
 func (w *world) stubborn(ctx context.Context) error {

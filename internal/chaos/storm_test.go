@@ -17,6 +17,7 @@ import (
 // so many scripts.
 type storm struct {
 	submissions int
+	lease       time.Duration
 	strikes     int // of each victim
 	victims     []*victim
 	strike      func(*victim)
@@ -35,7 +36,7 @@ type victim struct {
 func TestServerAndTwoWorkersKilledTwentyTimesEach(t *testing.T) {
 	t.Parallel()
 	ctx, w := deadline(t, 4*time.Minute), newWorld(t)
-	s := storm{submissions: 1000, strikes: 20, victims: []*victim{
+	s := storm{submissions: 1000, lease: lease, strikes: 20, victims: []*victim{
 		{restart: func() *child { return w.dev(ctx, t, "--machines", "cpu:2") }},
 		{restart: func() *child { return w.worker(t, "a", "--slots", "2") }},
 		{restart: func() *child { return w.worker(t, "b", "--slots", "2") }},
@@ -64,7 +65,8 @@ func TestStoppedWorkersSpendNothing(t *testing.T) {
 	t.Parallel()
 	ctx, w := deadline(t, 2*time.Minute), newWorld(t)
 	w.serve(ctx, t, "router", role{})
-	s := storm{submissions: 120, strikes: 5, victims: []*victim{
+	// A lease so long that none is lost, however slow the machine.
+	s := storm{submissions: 120, lease: time.Minute, strikes: 5, victims: []*victim{
 		{restart: func() *child { return w.worker(t, "a", "--slots", "2", "--drain", "0s", "--no-sweep") }},
 		{restart: func() *child { return w.worker(t, "b", "--slots", "2", "--drain", "0s", "--no-sweep") }},
 	}}
@@ -76,7 +78,7 @@ func TestStoppedWorkersSpendNothing(t *testing.T) {
 	w.rage(ctx, t, s)
 	for id, forms := range w.history(ctx, t) {
 		if last := forms[len(forms)-1]; last.Crashes != 0 || last.Retries != 0 {
-			t.Errorf("%s: %d crashes and %d retries were spent, want none", id, last.Crashes, last.Retries)
+			t.Errorf("%s: %d crashes and %d retries were spent, want none: %+v", id, last.Crashes, last.Retries, last.Attempts)
 		}
 	}
 	w.check(ctx, t)
@@ -89,7 +91,7 @@ func (w *world) rage(ctx context.Context, t *testing.T, s storm) {
 	for _, v := range s.victims {
 		v.process = v.restart()
 	}
-	all := flood(ctx, s.submissions, 64, w.one)
+	all := flood(ctx, s.submissions, 64, func(ctx context.Context, name string) error { return w.one(ctx, name, s.lease) })
 	every := s.submissions * 9 / 10 / (len(s.victims) * s.strikes)
 	for i := range len(s.victims) * s.strikes {
 		if err := w.witness.awaitCount(ctx, (i+1)*every, started); err != nil {
@@ -141,8 +143,9 @@ func flood(ctx context.Context, n, callers int, submit func(ctx context.Context,
 }
 
 // one submits a short script and waits for its end.
-func (w *world) one(ctx context.Context, name string) error {
+func (w *world) one(ctx context.Context, name string, lease time.Duration) error {
 	call := w.call(name, "time.sleep(0.01)\nnote(\"end\")\n")
+	*call.LeaseMS = lease.Milliseconds()
 	var p api.Promise
 	err := w.insist(ctx, func() (err error) {
 		p, _, err = w.client.Submit(ctx, call, api.SubmitOptions{Wait: 10 * time.Second})

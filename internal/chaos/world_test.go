@@ -94,7 +94,8 @@ func (w *world) settled(ctx context.Context, t *testing.T, id string) api.Promis
 	t.Helper()
 	p, err := w.wait(ctx, id)
 	if err != nil {
-		t.Fatalf("waiting for %s: %v", id, err)
+		forms := w.history(context.WithoutCancel(ctx), t)[id]
+		t.Fatalf("waiting for %s: %v; it stands at %+v", id, err, forms[max(0, len(forms)-1):])
 	}
 	return p
 }
