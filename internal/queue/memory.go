@@ -104,7 +104,9 @@ func (m *Memory) Receive(ctx context.Context, machine string, limit int, hide, w
 
 // take receives what is visible. It returns also the channel that tells of
 // changes from now on, and when the next hidden message becomes visible.
-func (m *Memory) take(machine string, limit int, hide time.Duration) (got []Delivery, changed <-chan struct{}, next time.Time, err error) {
+func (m *Memory) take(machine string, limit int, hide time.Duration) (
+	got []Delivery, changed <-chan struct{}, next time.Time, err error,
+) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	q, err := m.queue(machine)

@@ -163,28 +163,33 @@ func TestAStoppedPeerIsToldLater(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer stopped.Close()
-	a.bells.meet("1.stopped", Note{Kind: Everything})
-	long := strings.Repeat("p", 900) // two fill a datagram
-	for range 3 * maxNotes / 2 {
-		a.bells.ring([]Note{{Kind: Promise, Name: long}, {Kind: Promise, Name: "last"}})
-	}
 	if err := stopped.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
+	a.bells.meet("1.stopped", Note{Kind: Promise, Name: "greeting"})
+	readUntil(t, stopped, Note{Kind: Promise, Name: "greeting"})
+	long := Note{Kind: Promise, Name: strings.Repeat("p", 900)} // two fill a datagram
+	for range 2 * maxNotes {
+		a.bells.ring([]Note{long})
+	}
+	readUntil(t, stopped, Note{Kind: Everything}) // for what did not fit
+	a.bells.ring([]Note{{Kind: Promise, Name: "last"}})
+	readUntil(t, stopped, Note{Kind: Promise, Name: "last"})
+}
+
+// readUntil reads datagrams up to one that holds want.
+func readUntil(t *testing.T, sock *net.UnixConn, want Note) {
+	t.Helper()
 	buf := make([]byte, 64<<10)
-	for everything := 0; everything < 2; { // the first is the greeting
-		n, err := stopped.Read(buf)
+	for found := false; !found; {
+		n, err := sock.Read(buf)
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("waiting for %+v: %v", want, err)
 		}
 		if n > maxDatagram {
 			t.Fatalf("a datagram of %d bytes", n)
 		}
-		parse(buf[:n], func(n Note) {
-			if n.Kind == Everything {
-				everything++
-			}
-		})
+		parse(buf[:n], func(n Note) { found = found || n == want })
 	}
 }
 

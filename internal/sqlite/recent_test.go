@@ -10,7 +10,8 @@ func keep(t *testing.T, db *DB, key, value string) {
 	t.Helper()
 	err := db.Write(t.Context(), func(tx *Tx) error {
 		tx.Keep(key, value, len(value))
-		_, err := tx.Exec("INSERT INTO worker VALUES (?, ?, 0, 0, 0, 0) ON CONFLICT DO UPDATE SET machine = excluded.machine", key, value)
+		_, err := tx.Exec(`INSERT INTO worker VALUES (?, ?, 0, 0, 0, 0)
+			ON CONFLICT DO UPDATE SET machine = excluded.machine`, key, value)
 		return err
 	})
 	if err != nil {

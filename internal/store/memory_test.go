@@ -14,7 +14,7 @@ func TestMemory(t *testing.T) {
 // The comparison must hold between two of a kind before it says anything of
 // two kinds.
 func TestMemoryIsDeterministic(t *testing.T) {
-	storetest.Compare(t, 1, 2000, store.NewMemory(), store.NewMemory())
+	storetest.Compare(t, storetest.Random{Seed: 1, Operations: 2000}, store.NewMemory(), store.NewMemory())
 }
 
 func TestMemoryIsLinearizable(t *testing.T) {

@@ -101,22 +101,22 @@ func (q *Queue) deleteHeld(number, receives int64) bool {
 	return true
 }
 
-// extendHeld extends the message if it is in memory; held is false if it is
-// not.
-func (q *Queue) extendHeld(m *machine, number, receives, visibleAt, now int64) (held bool, err error) {
+// extendHeld hides the message until want.visibleAt if it is in memory under
+// want's receipt; held is false if it is not in memory.
+func (q *Queue) extendHeld(m *machine, want message, now int64) (held bool, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	msg := q.held[number]
+	msg := q.held[want.number]
 	if msg == nil {
 		return false, nil
 	}
-	if msg.ready || msg.receives != receives || msg.visibleAt <= now {
+	if msg.ready || msg.receives != want.receives || msg.visibleAt <= now {
 		return true, queue.ErrReceipt
 	}
-	msg.visibleAt = visibleAt
+	msg.visibleAt = want.visibleAt
 	q.sync(msg)
-	if visibleAt > now {
-		q.wakeAt(m, visibleAt)
+	if msg.visibleAt > now {
+		q.wakeAt(m, msg.visibleAt)
 	} else {
 		q.offer(m, msg, now)
 	}

@@ -79,7 +79,9 @@ func (q *Queue) Send(ctx context.Context, machine string, body []byte, delay tim
 }
 
 // Receive is that of [queue.Queue].
-func (q *Queue) Receive(ctx context.Context, machine string, limit int, hide, wait time.Duration) ([]queue.Delivery, error) {
+func (q *Queue) Receive(
+	ctx context.Context, machine string, limit int, hide, wait time.Duration,
+) ([]queue.Delivery, error) {
 	if err := queue.CheckReceive(limit, hide, wait); err != nil {
 		return nil, err
 	}
@@ -136,12 +138,12 @@ func (q *Queue) Extend(ctx context.Context, machine, receipt string, hide time.D
 	}
 	now := time.Now().UnixMilli()
 	visibleAt := now + hide.Milliseconds()
-	if held, err := q.extendHeld(m, number, receives, visibleAt, now); held {
+	if held, err := q.extendHeld(m, message{number: number, receives: receives, visibleAt: visibleAt}, now); held {
 		return err
 	}
 	return q.db.Ask(ctx, func(tx *sqlite.Tx) error {
-		n, err := tx.Exec(`UPDATE message SET visible_at = ? WHERE number = ? AND receives = ? AND machine = ? AND visible_at > ?`,
-			visibleAt, number, receives, machine, now)
+		n, err := tx.Exec(`UPDATE message SET visible_at = ?
+			WHERE number = ? AND receives = ? AND machine = ? AND visible_at > ?`, visibleAt, number, receives, machine, now)
 		if err == nil && n == 0 {
 			return queue.ErrReceipt
 		}

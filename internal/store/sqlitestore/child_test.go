@@ -134,7 +134,7 @@ func TestWatchHearsASecondProcess(t *testing.T) {
 	}
 	changed, stop := s.Watch("a")
 	defer stop()
-	var slowest time.Duration
+	fastest := patience
 	for rev := uint64(2); rev < 22; rev++ {
 		say("replace")
 		if !said.Scan() || said.Text() != "replaced" {
@@ -150,11 +150,10 @@ func TestWatchHearsASecondProcess(t *testing.T) {
 		case <-time.After(patience):
 			t.Fatalf("rev %d did not wake", rev)
 		}
-		slowest = max(slowest, time.Since(acknowledged))
+		fastest = min(fastest, time.Since(acknowledged))
 	}
-	t.Logf("woken at most %v after the acknowledgement", slowest)
-	if slowest > time.Second {
-		t.Errorf("woken only after %v", slowest)
+	if fastest > 25*time.Millisecond { // the others depend on how busy the machine is
+		t.Errorf("woken %v after the acknowledgement at best", fastest)
 	}
 }
 

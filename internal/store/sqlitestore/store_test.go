@@ -51,7 +51,7 @@ func TestSameAsMemory(t *testing.T) {
 	if testing.Short() || watched {
 		operations = 2_000
 	}
-	storetest.Compare(t, 7, operations, store.NewMemory(), open(t))
+	storetest.Compare(t, storetest.Random{Seed: 7, Operations: operations}, store.NewMemory(), open(t))
 }
 
 func TestLinearizable(t *testing.T) {

@@ -12,18 +12,25 @@ import (
 	"modulate/internal/store"
 )
 
-// Compare does n random operations on two empty stores, the same on both, and
+// Random is what a comparison does.
+type Random struct {
+	Seed       uint64
+	Operations int
+}
+
+// Compare does random operations on two empty stores, the same on both, and
 // checks that they give the same answers and hold the same.
-func Compare(t *testing.T, seed uint64, n int, want, got store.Store) {
+func Compare(t *testing.T, r Random, want, got store.Store) {
 	t.Helper()
-	c := &comparison{T: t, rand: rand.New(rand.NewPCG(seed, 0)), want: want, got: got}
-	for i := range n {
+	c := &comparison{T: t, rand: rand.New(rand.NewPCG(r.Seed, 0)), want: want, got: got}
+	quarter := max(r.Operations/4, 1)
+	for i := range r.Operations {
 		c.step()
-		if i%(n/4) == n/4-1 {
+		if i%quarter == quarter-1 {
 			c.snapshot()
 		}
 		if t.Failed() {
-			t.Fatalf("seed %d, operation %d", seed, i)
+			t.Fatalf("seed %d, operation %d", r.Seed, i)
 		}
 	}
 }
