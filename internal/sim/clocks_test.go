@@ -26,8 +26,8 @@ func check(t *testing.T, n int, opt options) (sum total) {
 func TestOutage(t *testing.T) {
 	opt := usual()
 	opt.outage = 3 * time.Hour
-	sum := check(t, few(40), opt)
-	if sum.histories >= 20 && sum.faults["settled_late"] == 0 {
+	sum := check(t, few(12), opt)
+	if sum.histories >= 12 && sum.faults["settled_late"] == 0 {
 		t.Error("no outcome was kept and settled late")
 	}
 	t.Logf("%.3f executions a promise, %d settled late", sum.rate(), sum.faults["settled_late"])
@@ -36,8 +36,8 @@ func TestOutage(t *testing.T) {
 // TestMessagesExpire lets no worker come for 15 days, while messages live for
 // 14: the sweep sends again, and everything runs.
 func TestMessagesExpire(t *testing.T) {
-	opt := options{submissions: 5, horizon: 25 * day, begin: 15 * day, days: 15, script: short}
-	sum := check(t, few(4), opt)
+	opt := options{submissions: 3, horizon: 25 * day, begin: 15 * day, days: 15, script: short}
+	sum := check(t, 1, opt)
 	if sum.faults["message_expired"] == 0 {
 		t.Error("no message expired")
 	}
@@ -53,7 +53,7 @@ func TestLongScript(t *testing.T) {
 	opt := options{submissions: 3, horizon: 20 * day, days: 10, script: func(*world) plan {
 		return plan{runs: 40 * time.Hour, cause: promise.CauseOK, lease: 15 * time.Minute}
 	}}
-	sum := check(t, few(20), opt)
+	sum := check(t, few(8), opt)
 	if sum.faults["rolled_over"] == 0 {
 		t.Error("no message was let go of")
 	}

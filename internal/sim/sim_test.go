@@ -164,7 +164,7 @@ func TestMutants(t *testing.T) {
 	for m := noFence; m <= clockDecides; m++ {
 		t.Run(names[m], func(t *testing.T) {
 			opt := usual()
-			opt.mutant = m
+			opt.mutant, opt.horizon = m, 4*time.Hour
 			if m == clockDecides {
 				opt.wild = 0.5
 			}
