@@ -326,3 +326,49 @@ func TestWritersTakeTurns(t *testing.T) {
 	}
 	t.Logf("50 writes in %v, while the other did %d", took, busyWrote)
 }
+
+// A process that is stopped in the middle of a commit stalls the others, but
+// who stops waiting has written nothing, and Close comes to an end.
+func TestAStoppedWriterIsWaitedFor(t *testing.T) {
+	path := file(t)
+	db, other := open(t, path), open(t, path)
+	stopped, err := dial(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stopped.close()
+	if _, err := stopped.Exec("BEGIN IMMEDIATE"); err != nil {
+		t.Fatal(err)
+	}
+	cause := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	got := make(chan error, 2)
+	for _, name := range []string{"leads", "follows"} {
+		go func() { got <- db.Write(ctx, insert(name)) }()
+	}
+	pendings(t, db, 2)
+	cancel(cause)
+	for range 2 {
+		if err := <-got; err != cause {
+			t.Errorf("got %v, want the cause alone: nothing was written", err)
+		}
+	}
+	waits := make(chan error, 1)
+	go func() { waits <- other.Write(t.Context(), insert("closed")) }()
+	pendings(t, other, 1)
+	if err := other.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-waits; !errors.Is(err, ErrClosed) {
+		t.Errorf("got %v, want ErrClosed", err)
+	}
+	if _, err := stopped.Exec("ROLLBACK"); err != nil { // it goes on
+		t.Fatal(err)
+	}
+	if err := db.Write(t.Context(), insert("later")); err != nil {
+		t.Fatal(err)
+	}
+	if n := count(t, db, ""); n != 1 {
+		t.Errorf("%d rows, want 1", n)
+	}
+}
