@@ -14,11 +14,12 @@
 //
 // # Writing
 //
-// One goroutine writes at a time. It takes all operations that are pending, runs them in
-// one transaction, commits once with one sync of the disk, and answers
-// everyone: group commit. An operation whose guard refuses it is answered and
-// disturbs nobody; one that fails is undone and run again by itself, so that
-// it fails alone.
+// One goroutine writes at a time: a caller himself if nobody else does, else
+// the writer's. It takes all operations that are pending, runs them in one
+// transaction, commits once with one sync of the disk, and answers everyone:
+// group commit. An operation whose guard refuses it is answered and disturbs
+// nobody; one that fails is undone and run again by itself, so that it fails
+// alone.
 //
 // # Several processes
 //
