@@ -34,7 +34,7 @@ quiet = awk '/^ *--- SKIP/ { skipped++ } !/^(=== |PASS$$| *--- PASS)/ { print } 
 .PHONY: test
 test: ## Every test: simulation, chaos and CLI scripts too; a skipped test is a failure
 	@CI=1 go test -race -count=1 -timeout 20m -v ./... 2>&1 | $(quiet)
-	@CI=1 go test -count=1 -timeout 20m -v ./internal/sim ./internal/promise 2>&1 | $(quiet)
+	@CI=1 go test -count=1 -timeout 20m -v ./internal/sim ./internal/promise ./internal/store/sqlitestore 2>&1 | $(quiet)
 
 .PHONY: sim
 sim: ## The simulation's gate: SEEDS (10,000) histories of 20 submissions, replay, mutants
