@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 )
 
 // A Spool is a worker's folder for outcomes that wait for the store. It is the
@@ -21,8 +22,24 @@ const spoolLock = "lock"
 
 // Spool takes the spool of the worker with that name, and moves into it what
 // workers that are gone have left in theirs. A name that another process uses
-// is an error.
+// is an error. A lock may outlast its process for a moment, in a child that is
+// just being started; so a refusal counts only when it lasts a second.
 func (l *Local) Spool(worker string) (*Spool, error) {
+	const tries, pause = 20, 50 * time.Millisecond
+	for try := 1; ; try++ {
+		s, err := l.spool(worker)
+		if !errors.Is(err, errLocked) {
+			return s, err
+		}
+		if try == tries {
+			return nil, fmt.Errorf("a worker called %s runs already on %s: choose another name", worker, l.dir)
+		}
+		time.Sleep(pause)
+	}
+}
+
+// spool is Spool at once. errLocked: the name is in use.
+func (l *Local) spool(worker string) (*Spool, error) {
 	root := filepath.Join(l.dir, "spool")
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return nil, fmt.Errorf("making the spools: %w", err)
@@ -37,9 +54,6 @@ func (l *Local) Spool(worker string) (*Spool, error) {
 		return nil, fmt.Errorf("making the spool: %w", err)
 	}
 	own, err := lock(filepath.Join(dir, spoolLock))
-	if errors.Is(err, errLocked) {
-		return nil, fmt.Errorf("a worker called %s runs already on %s: choose another name", worker, l.dir)
-	}
 	if err != nil {
 		return nil, err
 	}
