@@ -25,7 +25,7 @@ func check(t *testing.T, n int, opt options) (sum total) {
 // afterwards, and what had ended by itself is not lost.
 func TestOutage(t *testing.T) {
 	opt := usual()
-	opt.outage = 3 * time.Hour
+	opt.outage, opt.horizon = 3*time.Hour, day
 	sum := check(t, few(12), opt)
 	if sum.histories >= 12 && sum.faults["settled_late"] == 0 {
 		t.Error("no outcome was kept and settled late")

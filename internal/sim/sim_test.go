@@ -30,7 +30,7 @@ var faultKinds = []string{
 }
 
 // usual are the options of the gate.
-func usual() options { return options{submissions: 20, horizon: 24 * time.Hour, wild: 0.05} }
+func usual() options { return options{submissions: 20, horizon: 4 * time.Hour, wild: 0.05} }
 
 func play(seed uint64, opt options) *world {
 	w := newWorld(seed, opt)
@@ -164,7 +164,7 @@ func TestMutants(t *testing.T) {
 	for m := noFence; m <= clockDecides; m++ {
 		t.Run(names[m], func(t *testing.T) {
 			opt := usual()
-			opt.mutant, opt.horizon = m, 4*time.Hour
+			opt.mutant = m
 			if m == clockDecides {
 				opt.wild = 0.5
 			}
