@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -18,6 +17,7 @@ const (
 	killWait  = 20 * time.Millisecond // for one process, before the next look
 	maxHeld   = 64                    // killed processes waited for at once
 	maxSpan   = 256                   // process numbers looked at one by one
+	maxRounds = 8                     // of stopping, before the first is killed
 	briefRun  = time.Second           // too short for the numbers to have gone round
 )
 
@@ -35,7 +35,9 @@ type proc struct {
 	begin                string // start time; with pid it names one process for ever
 }
 
-// kill kills the group, then whatever else is found, until nothing is.
+// kill stops whatever it finds of the tree, kills it once it finds no more, and
+// begins again until nothing is found. As long as a parent is there, stopped or
+// not, a child that hides its session and its environment is known by it.
 //
 // Numbers are given out in ascending order, so what is new stands above the
 // last one that was looked at: even a process that goes on by forking and
@@ -44,29 +46,50 @@ func (t tree) kill() error {
 	deadline := time.Now().Add(killLimit)
 	low, every := t.leader, !t.brief // nothing up to low is ours
 	for {
-		syscall.Kill(-t.leader, syscall.SIGKILL)
-		last, err := lastPID()
+		syscall.Kill(-t.leader, syscall.SIGSTOP)
+		caught, last, err := t.stop(low, every)
 		if err != nil {
 			return fmt.Errorf("looking for what the script left running: %w", err)
 		}
-		if last == low && !every {
+		syscall.Kill(-t.leader, syscall.SIGKILL)
+		if len(caught) == 0 && last == low {
 			return nil
+		}
+		if low, every = last, false; len(caught) == 0 {
+			continue
+		}
+		killAll(caught)
+		for _, p := range caught {
+			low = min(low, p.pid-1)
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%d processes of the script, such as %d, live on %v after SIGKILL", len(caught), caught[0].pid, killLimit)
+		}
+	}
+}
+
+// stop stops the processes of the tree whose numbers are above low, or all,
+// and goes on with the numbers given out meanwhile until it finds no more. It
+// returns them and the last number that it looked at.
+func (t tree) stop(low int, every bool) (caught []proc, last int, err error) {
+	mine := map[int]bool{t.leader: true}
+	for round := 0; round < maxRounds; round++ {
+		if last, err = lastPID(); err != nil || last == low && !every {
+			return caught, last, err
 		}
 		every = every || last < low || last-low > maxSpan
 		pids, err := candidates(low, last, every)
 		if err != nil {
-			return fmt.Errorf("looking for what the script left running: %w", err)
+			return caught, last, err
 		}
-		found := t.hunt(pids)
+		found := t.hunt(pids, mine)
 		if len(found) == 0 {
-			low, every = last, false
-			continue
+			break
 		}
-		low = slices.Min(found) - 1
-		if time.Now().After(deadline) {
-			return fmt.Errorf("%d processes of the script, such as %d, live on %v after SIGKILL", len(found), found[0], killLimit)
-		}
+		caught = append(caught, found...)
+		low, every = last, false
 	}
+	return caught, last, nil
 }
 
 // candidates returns the numbers above low up to last, or of every process.
@@ -93,24 +116,15 @@ func candidates(low, last int, every bool) ([]int, error) {
 	return pids, err
 }
 
-// hunt kills those of pids that are of the tree, waits a moment for them to be
-// dead, and returns them. A zombie is dead unless a thread of it lives.
-func (t tree) hunt(pids []int) (found []int) {
-	var fds []int
-	defer func() {
-		for _, fd := range fds {
-			unix.Close(fd)
-		}
-	}()
-	mine := map[int]bool{t.leader: true}
+// hunt stops those of pids that are of the tree, adds them to mine and returns
+// them. A zombie is dead unless a thread of it lives.
+func (t tree) hunt(pids []int, mine map[int]bool) (found []proc) {
 	take := func(p proc) {
 		if mine[p.pid] = true; p.zombie && over(p) {
 			return
 		}
-		found = append(found, p.pid)
-		if fd, err := p.kill(); err == nil && len(fds) < maxHeld {
-			fds = append(fds, fd)
-		} else if err == nil {
+		found = append(found, p)
+		if fd, err := p.signal(unix.SIGSTOP); err == nil {
 			unix.Close(fd)
 		}
 	}
@@ -134,13 +148,29 @@ func (t tree) hunt(pids []int) (found []int) {
 			}
 		}
 	}
+	return found
+}
+
+// killAll kills what was caught and waits a moment for it to be dead.
+func killAll(caught []proc) {
+	var fds []int
+	for _, p := range caught {
+		fd, err := p.signal(unix.SIGKILL)
+		switch {
+		case err != nil:
+		case len(fds) < maxHeld:
+			fds = append(fds, fd)
+		default:
+			unix.Close(fd)
+		}
+	}
 	for _, fd := range fds {
 		ended(fd, killWait)
+		unix.Close(fd)
 	}
-	if len(found) > 0 && len(fds) == 0 {
+	if len(fds) == 0 {
 		time.Sleep(time.Millisecond) // nothing to wait for
 	}
-	return found
 }
 
 // lastPID returns the number that was given out last: the fifth field of
@@ -212,18 +242,18 @@ func ended(fd int, limit time.Duration) bool {
 	return n > 0
 }
 
-// kill kills p, and not another that has got its number since. It returns a
-// pidfd of it.
-func (p proc) kill() (int, error) {
+// signal signals p, and not another that has got its number since. It returns
+// a pidfd of it.
+func (p proc) signal(sig syscall.Signal) (int, error) {
 	fd, err := unix.PidfdOpen(p.pid, 0)
 	if errors.Is(err, unix.ENOSYS) { // before Linux 5.3
-		return 0, errors.Join(err, syscall.Kill(p.pid, syscall.SIGKILL))
+		return 0, errors.Join(err, syscall.Kill(p.pid, sig))
 	}
 	if err != nil {
 		return 0, err // gone, or a mere thread
 	}
 	if again, ok := readProc(p.pid); ok && again.begin == p.begin {
-		err = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+		err = unix.PidfdSendSignal(fd, sig, nil, 0)
 	}
 	if err != nil {
 		unix.Close(fd)
