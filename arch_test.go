@@ -60,8 +60,11 @@ var rules = map[string]rule{
 	"internal/api":    {ours: shell, others: []string{"github.com/go-json-experiment/json", "github.com/oklog/ulid/v2"}},
 	"internal/sim":    {},                                     // tests only
 	"internal/chaos":  {others: []string{"golang.org/x/sys"}}, // tests only
+	"internal/lock":   {},
+	"internal/spool":  {ours: []string{"internal/lock"}},
 	"internal/local": {
 		ours: append([]string{
+			"internal/lock", "internal/spool",
 			"internal/sqlite", "internal/store/sqlitestore", "internal/queue/sqlitequeue", "internal/blob/fileblob",
 			"functions/router/dispatch", "functions/status/read",
 		}, edge...),
@@ -83,12 +86,12 @@ var rules = map[string]rule{
 	},
 
 	"workerd": {
-		ours:   append([]string{"workerd/worker", "workerd/runner", "internal/local", "functions/sweeper/sweep"}, edge...),
+		ours:   append([]string{"workerd/worker", "workerd/runner", "internal/local", "internal/spool", "functions/sweeper/sweep"}, edge...),
 		others: []string{"github.com/BurntSushi/toml", "github.com/spf13/cobra", "github.com/spf13/pflag", "golang.org/x/sys"},
 	},
 	"cmd/modulate": {
 		ours: append([]string{
-			"workerd/worker", "workerd/runner", "internal/local", "internal/server",
+			"workerd/worker", "workerd/runner", "internal/local", "internal/server", "internal/spool",
 		}, edge...),
 		others: []string{
 			"github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/oklog/ulid/v2",

@@ -14,6 +14,7 @@ import (
 	"modulate/internal/local"
 	"modulate/internal/promise"
 	"modulate/internal/queue"
+	"modulate/internal/spool"
 	"modulate/internal/store"
 	"modulate/workerd/runner"
 	"modulate/workerd/worker"
@@ -26,7 +27,7 @@ type here struct {
 	name   string // of its worker
 	local  *local.Local
 	worker *worker.Worker
-	spool  *local.Spool
+	spool  *spool.Spool
 	jobs   *runner.Workplace
 	app    *app
 

@@ -4,7 +4,7 @@
 //
 //	store.db    promises, queue and roster (package sqlite)
 //	blobs/      scripts, inputs, outputs (package fileblob)
-//	spool/W/    outcomes that worker W could not settle yet, and its lock
+//	spool/      outcomes that workers could not settle yet (package spool)
 //	dev.lock    held by the dev that serves the directory; says where
 package local
 
@@ -26,6 +26,7 @@ import (
 	"modulate/internal/engine"
 	"modulate/internal/queue"
 	"modulate/internal/queue/sqlitequeue"
+	"modulate/internal/spool"
 	"modulate/internal/sqlite"
 	"modulate/internal/store/sqlitestore"
 )
@@ -88,6 +89,11 @@ func Open(ctx context.Context, cfg Config) (*Local, error) {
 
 // Handler serves the HTTP API: router and status in one.
 func (l *Local) Handler() http.Handler { return l.handler }
+
+// Spool takes the spool of the worker with that name.
+func (l *Local) Spool(worker string) (*spool.Spool, error) {
+	return spool.Open(filepath.Join(l.dir, "spool"), worker)
+}
 
 // Close ends what Open has begun. What was handed to the queue is written
 // first.

@@ -6,7 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"syscall"
+
+	"modulate/internal/lock"
 )
 
 // A Lock says that one process serves a directory. It ends with the process,
@@ -35,17 +36,17 @@ func LockServer(dir string) (*Lock, error) {
 		return nil, fmt.Errorf("making the store's directory: %w", err)
 	}
 	path := filepath.Join(dir, lockFile)
-	l, err := lock(path)
-	if errors.Is(err, errLocked) {
+	file, err := lock.Take(path)
+	if errors.Is(err, lock.ErrHeld) {
 		return nil, holder(path)
 	}
 	if err != nil {
 		return nil, err
 	}
-	if err := l.file.Truncate(0); err != nil { // where the last one served
-		return nil, errors.Join(fmt.Errorf("clearing %s: %w", path, err), l.Close())
+	if err := file.Truncate(0); err != nil { // where the last one served
+		return nil, errors.Join(fmt.Errorf("clearing %s: %w", path, err), file.Close())
 	}
-	return l, nil
+	return &Lock{file}, nil
 }
 
 // Announce says where the holder serves.
@@ -70,13 +71,7 @@ func (l *Lock) Close() error { return l.file.Close() }
 // whether there is one.
 func FindServer(dir string) (url string, ok bool) {
 	path := filepath.Join(dir, lockFile)
-	f, err := os.Open(path)
-	if err != nil {
-		return "", false
-	}
-	defer f.Close()
-	// A shared lock: those who ask do not take each other for a server.
-	if err := flock(f, syscall.LOCK_SH|syscall.LOCK_NB); !errors.Is(err, syscall.EWOULDBLOCK) {
+	if !lock.Held(path) {
 		return "", false
 	}
 	url = holder(path).URL
@@ -89,41 +84,4 @@ func holder(path string) *Held {
 		_ = json.Unmarshal(b, &h) // not yet written: the zero Held
 	}
 	return &h
-}
-
-// errLocked: another process has the lock.
-var errLocked = errors.New("locked by another process")
-
-// lock takes the lock of the file, which is made if it is not there.
-func lock(path string) (*Lock, error) {
-	f, err := openLock(path)
-	if err != nil {
-		return nil, err
-	}
-	err = flock(f, syscall.LOCK_EX|syscall.LOCK_NB)
-	if err == nil {
-		return &Lock{file: f}, nil
-	}
-	f.Close()
-	if errors.Is(err, syscall.EWOULDBLOCK) {
-		return nil, fmt.Errorf("%s: %w", path, errLocked)
-	}
-	return nil, fmt.Errorf("locking %s: %w", path, err)
-}
-
-func openLock(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("opening the lock: %w", err)
-	}
-	return f, nil
-}
-
-// flock is flock(2), over interruptions.
-func flock(f *os.File, how int) error {
-	for {
-		if err := syscall.Flock(int(f.Fd()), how); !errors.Is(err, syscall.EINTR) {
-			return err
-		}
-	}
 }

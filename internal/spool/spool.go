@@ -1,4 +1,13 @@
-package local
+// Package spool gives each worker of a host a folder of its own, for outcomes
+// that wait for the store.
+//
+//	ROOT/lock      held while a folder is made, adopted or removed
+//	ROOT/W/        the folder of worker W
+//	ROOT/W/lock    held by W
+//
+// Workers of one store share a root: what one that is gone has left, the next
+// one to start settles.
+package spool
 
 import (
 	"errors"
@@ -6,41 +15,42 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
+
+	"modulate/internal/lock"
 )
 
-// A Spool is a worker's folder for outcomes that wait for the store. It is the
-// worker's own for as long as the process lives.
+// A Spool is a worker's folder. It is the worker's own for as long as the
+// process lives.
 type Spool struct {
 	Dir  string
-	lock *Lock
+	lock *os.File
 }
 
-// spoolLock is the name of a spool's lock.
-const spoolLock = "lock"
+// lockName is the name of a lock.
+const lockName = "lock"
 
-// Spool takes the spool of the worker with that name, and moves into it what
-// workers that are gone have left in theirs. A name that another process uses
-// is an error. A lock may outlast its process for a moment, in a child that is
-// just being started; so a refusal counts only when it lasts a second.
-func (l *Local) Spool(worker string) (*Spool, error) {
+// Open takes the spool below root of the worker with that name, and moves into
+// it what workers that are gone have left in theirs. A name that another
+// process uses is an error. A lock may outlast its process for a moment, in a
+// child that is just being started; so a refusal counts only when it lasts a
+// second.
+func Open(root, worker string) (*Spool, error) {
 	const tries, pause = 20, 50 * time.Millisecond
 	for try := 1; ; try++ {
-		s, err := l.spool(worker)
-		if !errors.Is(err, errLocked) {
+		s, err := open(root, worker)
+		if !errors.Is(err, lock.ErrHeld) {
 			return s, err
 		}
 		if try == tries {
-			return nil, fmt.Errorf("a worker called %s runs already on %s: choose another name", worker, l.dir)
+			return nil, fmt.Errorf("a worker called %s runs already and has its spool in %s: choose another name", worker, root)
 		}
 		time.Sleep(pause)
 	}
 }
 
-// spool is Spool at once. errLocked: the name is in use.
-func (l *Local) spool(worker string) (*Spool, error) {
-	root := filepath.Join(l.dir, "spool")
+// open is Open at once. lock.ErrHeld: the name is in use.
+func open(root, worker string) (*Spool, error) {
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return nil, fmt.Errorf("making the spools: %w", err)
 	}
@@ -53,7 +63,7 @@ func (l *Local) spool(worker string) (*Spool, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the spool: %w", err)
 	}
-	own, err := lock(filepath.Join(dir, spoolLock))
+	own, err := lock.Take(filepath.Join(dir, lockName))
 	if err != nil {
 		return nil, err
 	}
@@ -66,16 +76,7 @@ func (l *Local) spool(worker string) (*Spool, error) {
 }
 
 // lockAll waits for the lock under which spools are made, adopted and removed.
-func lockAll(root string) (*Lock, error) {
-	f, err := openLock(filepath.Join(root, spoolLock))
-	if err != nil {
-		return nil, err
-	}
-	if err := flock(f, syscall.LOCK_EX); err != nil {
-		return nil, errors.Join(fmt.Errorf("locking the spools: %w", err), f.Close())
-	}
-	return &Lock{file: f}, nil
-}
+func lockAll(root string) (*os.File, error) { return lock.Wait(filepath.Join(root, lockName)) }
 
 // Close gives the spool up. If it is empty it is removed.
 func (s *Spool) Close() error {
@@ -103,7 +104,7 @@ func (s *Spool) adopt(root string) error {
 		if dir == s.Dir || !e.IsDir() {
 			continue
 		}
-		left, err := lock(filepath.Join(dir, spoolLock))
+		left, err := lock.Take(filepath.Join(dir, lockName))
 		if err != nil {
 			continue // held
 		}
@@ -126,7 +127,7 @@ func moveAll(from, to string) error {
 		return err
 	}
 	for _, e := range entries {
-		if e.Name() == spoolLock {
+		if e.Name() == lockName {
 			continue
 		}
 		if err := os.Rename(filepath.Join(from, e.Name()), filepath.Join(to, e.Name())); err != nil {
