@@ -69,11 +69,10 @@ func (p Prefer) Applied() string {
 // the answer to get out.
 const margin = time.Second
 
-// Context ends when the wait is over, and a second before parent must end.
-func (p Prefer) Context(parent context.Context) (context.Context, context.CancelFunc) {
-	wait := p.Wait
-	if end, ok := parent.Deadline(); ok {
-		wait = min(wait, time.Until(end)-margin)
+// Within is how long to wait: until a second before ctx must end.
+func (p Prefer) Within(ctx context.Context) time.Duration {
+	if end, ok := ctx.Deadline(); ok {
+		return min(p.Wait, time.Until(end)-margin)
 	}
-	return context.WithTimeout(parent, wait)
+	return p.Wait
 }

@@ -15,19 +15,6 @@ const (
 	lastPoll  = time.Second
 )
 
-// Wait returns the record with that id once its promise is terminal, also when
-// it is the deadline that ends it. At ctx's end it returns the latest record
-// that it has read, and ctx's error.
-func (e *Engine) Wait(ctx context.Context, id string) (promise.Record, error) {
-	w := e.Watch(id)
-	defer w.Stop()
-	rec, err := e.Get(ctx, id)
-	if err != nil {
-		return rec, err
-	}
-	return w.Wait(ctx, rec)
-}
-
 // A Waiter waits for changes of one promise. What changes after it was made is
 // not missed. It is used by one goroutine, and stopped.
 type Waiter struct {
@@ -46,27 +33,36 @@ func (e *Engine) Watch(id string) *Waiter {
 	return w
 }
 
+// WatchEnd is Watch for who only waits for the promise's end.
+func (e *Engine) WatchEnd(id string) *Waiter {
+	w := &Waiter{engine: e, stop: func() {}}
+	if s, ok := e.Store.(store.Watcher); ok {
+		w.changed, w.stop = s.WatchEnd(id)
+	}
+	return w
+}
+
 // Stop ends the watch.
 func (w *Waiter) Stop() { w.stop() }
 
-// Changed receives after each change; nil where the store cannot tell.
+// Changed receives after each change, or once the promise has ended, as the
+// Waiter was made; nil where the store cannot tell.
 func (w *Waiter) Changed() <-chan struct{} { return w.changed }
 
-// Wait returns the record once it is terminal. rec is the record as it was
-// read after, or written by the caller after, the Waiter was made. At ctx's
-// end it returns the latest record that it has read, and ctx's error.
-func (w *Waiter) Wait(ctx context.Context, rec promise.Record) (promise.Record, error) {
+// Wait returns the record once it is terminal, also when it is the deadline
+// that ends it, or as it is when within is over. rec is the record as it was
+// read after, or written by the caller after, the Waiter was made. With an
+// error comes the latest record that was read.
+func (w *Waiter) Wait(ctx context.Context, rec promise.Record, within time.Duration) (promise.Record, error) {
+	over := time.Now().Add(within)
 	poll := firstPoll
-	for !rec.State.Terminal() {
-		if err := w.pause(ctx, rec, poll); err != nil {
+	for left := within; !rec.State.Terminal() && left > 0; left = time.Until(over) {
+		if err := w.pause(ctx, rec, left, poll); err != nil {
 			return rec, err
 		}
 		poll = min(2*poll, lastPoll)
 		next, err := w.engine.Get(ctx, rec.ID)
 		if err != nil {
-			if ctx.Err() != nil {
-				err = ctx.Err()
-			}
 			return rec, err
 		}
 		rec = next
@@ -75,13 +71,14 @@ func (w *Waiter) Wait(ctx context.Context, rec promise.Record) (promise.Record, 
 }
 
 // pause returns when rec may have changed: it was told so, its deadline has
-// come, or, where nobody tells, poll is over.
-func (w *Waiter) pause(ctx context.Context, rec promise.Record, poll time.Duration) error {
-	until := max(0, rec.DeadlineAt.Sub(w.engine.Time()))
+// come, or, where nobody tells, poll is over. It returns when left is over in
+// any case.
+func (w *Waiter) pause(ctx context.Context, rec promise.Record, left, poll time.Duration) error {
+	left = min(left, max(0, rec.DeadlineAt.Sub(w.engine.Time())))
 	if w.changed == nil {
-		until = min(until, poll)
+		left = min(left, poll)
 	}
-	timer := time.NewTimer(until)
+	timer := time.NewTimer(left)
 	defer timer.Stop()
 	select {
 	case <-w.changed:

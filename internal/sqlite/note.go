@@ -11,7 +11,7 @@ type Kind byte
 // The kinds of notes. In a datagram a note is one line: the kind, the time in
 // milliseconds, the name.
 const (
-	Promise    Kind = 'p' // the record of the promise Name changed
+	Promise    Kind = 'p' // the record of the promise Name changed; At: when it ended, 0 while it is pending
 	Machine    Kind = 'm' // a message of machine Name may be visible from At on
 	Everything Kind = '*' // anything may have changed: notes were lost, or a peer is new
 	hello      Kind = 'h' // the process behind the socket Name is new

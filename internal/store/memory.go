@@ -99,7 +99,7 @@ func (m *Memory) ReplaceAll(ctx context.Context, writes []Write) error {
 	}
 	for _, w := range writes {
 		if !w.Check {
-			m.Changed(w.Record.ID)
+			m.Changed(w.Record.ID, w.Record.State.Terminal())
 		}
 	}
 	return nil

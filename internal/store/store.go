@@ -131,6 +131,10 @@ type Watcher interface {
 	// another one within 25 ms). Changes may be merged; spurious wake-ups are
 	// allowed. stop ends the watch and must be called.
 	Watch(id string) (changed <-chan struct{}, stop func())
+
+	// WatchEnd is Watch for who waits for the promise to be terminal: the
+	// changes before that need not wake it.
+	WatchEnd(id string) (ended <-chan struct{}, stop func())
 }
 
 // A Roster knows who works: workers announce themselves every minute, and who

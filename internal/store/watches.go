@@ -6,11 +6,20 @@ import "sync"
 // The zero value is ready.
 type Watches struct {
 	mu   sync.Mutex
-	byID map[string]map[chan struct{}]bool
+	byID map[string]map[chan struct{}]bool // true: only for the end
 }
 
 // Watch is that of [Watcher].
 func (w *Watches) Watch(id string) (changed <-chan struct{}, stop func()) {
+	return w.watch(id, false)
+}
+
+// WatchEnd is that of [Watcher].
+func (w *Watches) WatchEnd(id string) (ended <-chan struct{}, stop func()) {
+	return w.watch(id, true)
+}
+
+func (w *Watches) watch(id string, endOnly bool) (<-chan struct{}, func()) {
 	ch := make(chan struct{}, 1)
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -20,7 +29,7 @@ func (w *Watches) Watch(id string) (changed <-chan struct{}, stop func()) {
 	if w.byID[id] == nil {
 		w.byID[id] = make(map[chan struct{}]bool, 1)
 	}
-	w.byID[id][ch] = true
+	w.byID[id][ch] = endOnly
 	return ch, func() { w.drop(id, ch) }
 }
 
@@ -33,12 +42,14 @@ func (w *Watches) drop(id string, ch chan struct{}) {
 	}
 }
 
-// Changed wakes who watches id.
-func (w *Watches) Changed(id string) {
+// Changed wakes who watches id; who waits for its end, only if it has ended.
+func (w *Watches) Changed(id string, ended bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for ch := range w.byID[id] {
-		wake(ch)
+	for ch, endOnly := range w.byID[id] {
+		if ended || !endOnly {
+			wake(ch)
+		}
 	}
 }
 

@@ -24,7 +24,7 @@ func (d *dispatcher) submit(r *api.Request, sub api.Submit) (api.Answer, error) 
 	draft.setID(d.Engine.Time())
 	var watch *engine.Waiter
 	if r.Prefer.Wait > 0 {
-		watch = d.Engine.Watch(draft.rec.ID)
+		watch = d.Engine.WatchEnd(draft.rec.ID)
 		defer watch.Stop()
 	}
 	// What has been begun is finished, though the caller goes away: it would
@@ -163,11 +163,9 @@ func (d *dispatcher) await(r *api.Request, watch *engine.Waiter, rec promise.Rec
 	if rec.State.Terminal() {
 		return rec
 	}
-	ctx, cancel := r.Prefer.Context(r.Context())
-	defer cancel()
-	rec, err := watch.Wait(ctx, rec)
-	if err != nil && ctx.Err() == nil {
-		d.Warn(ctx, "a wait broke off", "id", rec.ID, "error", err)
+	rec, err := watch.Wait(r.Context(), rec, r.Prefer.Within(r.Context()))
+	if err != nil && r.Context().Err() == nil {
+		d.Warn(r.Context(), "a wait broke off", "id", rec.ID, "error", err)
 	}
 	return rec
 }

@@ -101,7 +101,7 @@ func parseLogQuery(v url.Values) (q logQuery, err error) {
 // over. It looks at the record when that changes, and at the blobs, which tell
 // nobody, again and again.
 func (rd *reader) follow(r *api.Request, watch *engine.Waiter, rec promise.Record, q logQuery) (part, error) {
-	ctx, cancel := r.Prefer.Context(r.Context())
+	ctx, cancel := context.WithTimeout(r.Context(), r.Prefer.Within(r.Context()))
 	defer cancel()
 	poll := time.NewTicker(rd.logPoll)
 	defer poll.Stop()

@@ -7,15 +7,12 @@
 package read
 
 import (
-	"context"
-	"errors"
 	"log/slog"
 	"net/http"
 	"time"
 
 	"modulate/internal/api"
 	"modulate/internal/engine"
-	"modulate/internal/promise"
 	"modulate/internal/store"
 )
 
@@ -68,14 +65,14 @@ func (rd *reader) get(r *api.Request) (api.Answer, error) {
 	if err := known(r.URL.Query()); err != nil {
 		return api.Answer{}, err
 	}
-	watch := rd.Engine.Watch(r.PathValue("id"))
+	watch := rd.Engine.WatchEnd(r.PathValue("id"))
 	defer watch.Stop()
 	rec, err := rd.Own(r.Context(), r.Caller, r.PathValue("id"))
 	if err != nil {
 		return api.Answer{}, err
 	}
 	if !rec.State.Terminal() && r.Prefer.Wait > 0 {
-		if rec, err = rd.wait(r, watch, rec); err != nil {
+		if rec, err = watch.Wait(r.Context(), rec, r.Prefer.Within(r.Context())); err != nil {
 			return api.Answer{}, err
 		}
 	}
@@ -85,15 +82,4 @@ func (rd *reader) get(r *api.Request) (api.Answer, error) {
 		a.RetryAfter = rd.retryAfter
 	}
 	return a, err
-}
-
-// wait returns rec at its end, or as it is when the wait is over.
-func (rd *reader) wait(r *api.Request, watch *engine.Waiter, rec promise.Record) (promise.Record, error) {
-	ctx, cancel := r.Prefer.Context(r.Context())
-	defer cancel()
-	rec, err := watch.Wait(ctx, rec)
-	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return rec, nil
-	}
-	return rec, err
 }

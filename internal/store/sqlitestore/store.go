@@ -35,7 +35,7 @@ func New(db *sqlite.DB) *Store {
 func (s *Store) hear(n sqlite.Note, _ bool) {
 	switch n.Kind {
 	case sqlite.Promise:
-		s.Changed(n.Name)
+		s.Changed(n.Name, n.At != 0)
 	case sqlite.Everything:
 		s.AllChanged()
 	}
@@ -164,7 +164,7 @@ func swap(tx *sqlite.Tx, rows []row) (refused bool, stored []byte, err error) {
 			return refusal(tx.Conn, r.ID, err)
 		}
 		tx.Keep(r.ID, r.Record, recordSize+2*len(r.encoded))
-		tx.Note(sqlite.Note{Kind: sqlite.Promise, Name: r.ID})
+		tx.Note(sqlite.Note{Kind: sqlite.Promise, Name: r.ID, At: int64(r.SettledAt)})
 	}
 	return false, nil, nil
 }

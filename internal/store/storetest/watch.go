@@ -4,6 +4,7 @@ import (
 	"sync"
 	"time"
 
+	"modulate/internal/promise"
 	"modulate/internal/store"
 )
 
@@ -47,6 +48,26 @@ func watches() []test {
 				s.Error("a watch that was stopped still wakes")
 			default:
 			}
+		}},
+		{"wakes who waits for the end at the end, and not before", func(s *suite) {
+			w := s.watcher()
+			rec := record("a")
+			s.create(rec)
+			ended, stopEnded := w.WatchEnd("a")
+			defer stopEnded()
+			changed, stop := w.Watch("a")
+			defer stop()
+			s.ok(s.Replace(s.Context(), after(rec)))
+			s.wakes(changed)
+			select {
+			case <-ended:
+				s.Error("woken by a change that is not the end")
+			default:
+			}
+			last := after(after(rec))
+			last.State, last.SettledAt = promise.Resolved, last.CreatedAt+1
+			s.ok(s.Replace(s.Context(), last))
+			s.wakes(ended)
 		}},
 		{"may be used from many goroutines", func(s *suite) {
 			w := s.watcher()
