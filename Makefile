@@ -64,6 +64,10 @@ bench-large: ## The same on a store of a million settled promises
 vuln: ## Known vulnerabilities in what we depend on (needs the network)
 	go tool govulncheck ./...
 
+.PHONY: emulators
+emulators: ## Install the AWS of a laptop into .emulators/: MiniStack, SAM, with Java DynamoDB Local and ElasticMQ
+	@localstack/install.sh
+
 .PHONY: traces
 traces: ## Write the core's golden traces anew; read the diff
 	go test ./internal/promise -run Traces -update

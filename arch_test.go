@@ -38,6 +38,9 @@ var shell = append([]string{"internal/engine"}, ports...)
 // edge is the shell and the wire.
 var edge = append([]string{"internal/api"}, shell...)
 
+// awsSDK is for the AWS adapters and the commands that wire them.
+const awsSDK = "github.com/aws/aws-sdk-go-v2"
+
 // rules has one rule for each package; a package without one fails. Data goes
 // one way: commands, then handlers and worker, then engine, ports, core.
 var rules = map[string]rule{
@@ -55,6 +58,11 @@ var rules = map[string]rule{
 	"internal/store/sqlitestore": {ours: []string{"internal/sqlite", "internal/promise", "internal/store"}},
 	"internal/queue/sqlitequeue": {ours: []string{"internal/sqlite", "internal/promise", "internal/queue"}},
 	"internal/blob/fileblob":     {ours: []string{"internal/promise", "internal/blob"}, others: []string{"golang.org/x/sys"}},
+
+	"internal/emulator": {others: []string{awsSDK}}, // tests only
+	"internal/store/dynamostore": {
+		ours: []string{"internal/promise", "internal/store"}, others: []string{awsSDK, "github.com/aws/smithy-go"},
+	},
 
 	"internal/engine": {ours: ports},
 	"internal/api":    {ours: shell, others: []string{"github.com/go-json-experiment/json", "github.com/oklog/ulid/v2"}},

@@ -1,0 +1,219 @@
+// Package emulator gives tests the AWS of a laptop: MiniStack, DynamoDB Local
+// and ElasticMQ, as `make emulators` installs them. Each is started at most
+// once in a test process, on first use, on a loopback port that the kernel
+// chooses; TestMain hands its tests to [Main], which stops them. What a test
+// makes there it gives a name of its own: the emulators are shared.
+package emulator
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+)
+
+// AWS returns the endpoint of MiniStack, which speaks for all services.
+func AWS(t testing.TB) string { return ministack.endpoint(t) }
+
+// DynamoDB returns the endpoint of DynamoDB Local: strict validation, and
+// ReturnConsumedCapacity.
+func DynamoDB(t testing.TB) string { return dynamoDB.endpoint(t) }
+
+// SQS returns the endpoint of ElasticMQ with strict limits.
+func SQS(t testing.TB) string { return elasticMQ.endpoint(t) }
+
+// Config returns how to reach an emulator: static credentials, us-east-1, and
+// connections that are closed when the test ends.
+func Config(t testing.TB, endpoint string) aws.Config {
+	t.Helper()
+	transport := &http.Transport{MaxIdleConnsPerHost: 64}
+	t.Cleanup(transport.CloseIdleConnections)
+	return aws.Config{
+		Region:       "us-east-1",
+		Credentials:  credentials.NewStaticCredentialsProvider("test", "test", ""),
+		BaseEndpoint: aws.String(endpoint),
+		HTTPClient:   &http.Client{Transport: transport},
+	}
+}
+
+// patience is how long an emulator may take to start, on a busy machine.
+const patience = 60 * time.Second
+
+// An emulator is a program that may be running.
+type emulator struct {
+	part   string                                          // of .emulators, and what it must hold
+	health string                                          // a path that answers once it is ready
+	call   func(parts, scratch string, port int) *exec.Cmd // how to start it
+
+	once    sync.Once
+	url     string
+	err     error
+	running *process
+}
+
+// The emulators of this process.
+var (
+	ministack = &emulator{part: "ministack/.version", health: "/_ministack/health", call: callMiniStack}
+	dynamoDB  = &emulator{part: "dynamodb/.version", health: "/", call: callDynamoDB}
+	elasticMQ = &emulator{part: "elasticmq/.version", health: "/", call: callElasticMQ}
+)
+
+func callMiniStack(parts, _ string, port int) *exec.Cmd {
+	cmd := exec.Command(filepath.Join(parts, "ministack", "bin", "ministack"))
+	cmd.Env = append(cmd.Environ(), "BIND_HOST=127.0.0.1", fmt.Sprintf("GATEWAY_PORT=%d", port),
+		"IOT_MTLS_ENABLED=0", "LOG_LEVEL=WARNING")
+	return cmd
+}
+
+func callDynamoDB(parts, _ string, port int) *exec.Cmd {
+	jars := filepath.Join(parts, "dynamodb")
+	return java("-Djava.library.path="+jars, "-cp", filepath.Join(jars, "*"),
+		"com.amazonaws.services.dynamodbv2.local.main.ServerRunner",
+		"-inMemory", "-sharedDb", "-disableTelemetry", "-port", strconv.Itoa(port))
+}
+
+func callElasticMQ(parts, scratch string, port int) *exec.Cmd {
+	return java("-Dconfig.file="+filepath.Join(scratch, "elasticmq.conf"),
+		"-Dmodulate.port="+strconv.Itoa(port),
+		"-cp", filepath.Join(parts, "elasticmq", "*"), "org.elasticmq.server.Main")
+}
+
+// elasticMQConf is what ElasticMQ reads.
+const elasticMQConf = `
+include classpath("application.conf")
+node-address { host = "127.0.0.1", port = ${modulate.port} }
+rest-sqs { bind-hostname = "127.0.0.1", bind-port = ${modulate.port}, sqs-limits = strict }
+rest-stats.enabled = false
+`
+
+// java calls a JVM that is quick to start and content with little.
+func java(args ...string) *exec.Cmd {
+	return exec.Command("java", append([]string{"-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx512m"}, args...)...)
+}
+
+// endpoint starts e, unless it runs already, and returns its URL.
+func (e *emulator) endpoint(t testing.TB) string {
+	t.Helper()
+	root, err := root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts := filepath.Join(root, ".emulators")
+	if _, err := os.Stat(filepath.Join(parts, e.part)); err != nil {
+		missing(t, filepath.Dir(e.part)+" is not installed: run `make emulators`, with Java and Maven for all of them")
+	}
+	e.once.Do(func() { e.err = e.start(parts) })
+	if e.err != nil {
+		t.Fatalf("starting %s: %v", filepath.Dir(e.part), e.err)
+	}
+	return e.url
+}
+
+// root returns the directory of go.mod: tests run in their packages'.
+func root() (string, error) {
+	dir, err := os.Getwd()
+	for err == nil {
+		if _, found := os.Stat(filepath.Join(dir, "go.mod")); found == nil {
+			return dir, nil
+		}
+		if dir == filepath.Dir(dir) {
+			return "", fmt.Errorf("no go.mod above the working directory")
+		}
+		dir = filepath.Dir(dir)
+	}
+	return "", err
+}
+
+func (e *emulator) start(parts string) error {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	port := listener.Addr().(*net.TCPAddr).Port
+	listener.Close() // between here and there nobody else is given it
+	e.url = fmt.Sprintf("http://127.0.0.1:%d", port)
+	scratch, err := os.MkdirTemp("", "emulator-")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(scratch, "elasticmq.conf"), []byte(elasticMQConf), 0o600); err != nil {
+		return err
+	}
+	if e.running, err = begin(e.call(parts, scratch, port), scratch); err != nil {
+		return err
+	}
+	return e.running.ready(e.url + e.health)
+}
+
+// stop ends e if it was started.
+func (e *emulator) stop() {
+	if e.running != nil {
+		e.running.end()
+	}
+}
+
+// A process is a program under a shell that ends it as soon as nobody holds
+// the shell's stdin any more, however this process ends.
+type process struct {
+	shell   *exec.Cmd
+	hold    io.Closer
+	scratch string
+	log     string
+}
+
+const underShell = `"$@" </dev/null & cat >/dev/null; kill $!; wait`
+
+// begin starts what cmd says, with scratch as its directory.
+func begin(cmd *exec.Cmd, scratch string) (*process, error) {
+	if cmd.Err != nil {
+		return nil, cmd.Err
+	}
+	p := &process{scratch: scratch, log: filepath.Join(scratch, "log")}
+	out, err := os.Create(p.log)
+	if err != nil {
+		return nil, err
+	}
+	defer out.Close()
+	p.shell = exec.Command("sh", append([]string{"-c", underShell, "sh", cmd.Path}, cmd.Args[1:]...)...)
+	p.shell.Dir, p.shell.Env, p.shell.Stdout, p.shell.Stderr = scratch, cmd.Env, out, out
+	if p.hold, err = p.shell.StdinPipe(); err != nil {
+		return nil, err
+	}
+	return p, p.shell.Start()
+}
+
+// ready waits until url answers.
+func (p *process) ready(url string) error {
+	client := &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	deadline, again := time.After(patience), time.NewTicker(20*time.Millisecond)
+	defer again.Stop()
+	for {
+		res, err := client.Get(url)
+		if err == nil {
+			return res.Body.Close()
+		}
+		select {
+		case <-again.C:
+		case <-deadline:
+			said, _ := os.ReadFile(p.log)
+			return fmt.Errorf("no answer within %v (%w); it says:\n%s", patience, err, said)
+		}
+	}
+}
+
+// end stops the program and forgets what it wrote.
+func (p *process) end() {
+	p.hold.Close()
+	_ = p.shell.Wait() // by a signal
+	_ = os.RemoveAll(p.scratch)
+}
