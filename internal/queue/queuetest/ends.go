@@ -13,41 +13,42 @@ func extends() []test {
 	return []test{
 		{"hides for longer", func(s *suite) {
 			s.send("a")
-			for hide := soon; ; hide *= 2 {
+			for hide := s.soon; ; hide *= 2 {
 				d := s.receive(hide)
 				if err := s.Extend(s.Context(), "cpu", d.Receipt, long); err == nil {
 					break // in time
 				}
 			}
-			s.nothing(2 * soon)
+			s.nothing(2 * s.soon)
 		}},
 		{"hides for less", func(s *suite) {
 			s.send("a")
 			d := s.receive(long)
 			start := time.Now()
-			s.ok(s.Extend(s.Context(), "cpu", d.Receipt, soon))
+			s.ok(s.Extend(s.Context(), "cpu", d.Receipt, s.soon))
 			if again := s.receive(long); again.Receives != 2 {
 				s.Errorf("received %d times", again.Receives)
 			}
-			s.atLeast(start, soon)
+			s.atLeast(start, s.soon)
 		}},
 		{"by zero wakes who waits", func(s *suite) {
 			s.send("a")
 			d := s.receive(long)
 			ch := s.background(s.Context(), queue.MaxWait)
-			s.ok(s.Extend(s.Context(), "cpu", d.Receipt, 0))
+			s.show(d)
 			s.arrives(ch, "a")
 		}},
 		{"twice goes by the last", func(s *suite) {
 			s.send("a")
 			d := s.receive(long)
-			s.ok(s.Extend(s.Context(), "cpu", d.Receipt, queue.MaxVisibility))
-			s.ok(s.Extend(s.Context(), "cpu", d.Receipt, soon))
+			s.ok(s.Extend(s.Context(), "cpu", d.Receipt, long))
+			s.ok(s.Extend(s.Context(), "cpu", d.Receipt, s.soon))
 			s.receive(long)
 		}},
 		{"of a stale receipt is answered, whatever the answer", func(s *suite) {
 			s.send("a")
-			stale := s.receive(0)
+			stale := s.receive(long)
+			s.show(stale)
 			s.receive(long)
 			s.advisory(s.Extend(s.Context(), "cpu", stale.Receipt, long))
 			for _, receipt := range []string{"", "x", "1", "1.1", "-1.-1", "99999999999999999999.1"} {
@@ -71,14 +72,14 @@ func deletes() []test {
 	return []test{
 		{"ends a message for ever", func(s *suite) {
 			s.send("a", "b")
-			d := s.receive(soon)
+			d := s.receive(s.soon)
 			other := "a"
 			if string(d.Body) == "a" {
 				other = "b"
 			}
 			s.ok(s.Delete(s.Context(), "cpu", d.Receipt))
 			s.equal(s.drain("cpu"), other)
-			s.nothing(2 * soon)
+			s.nothing(2 * s.soon)
 		}},
 		{"of what is gone is no error", func(s *suite) {
 			s.send("a")
@@ -90,7 +91,8 @@ func deletes() []test {
 		}},
 		{"of a stale receipt is answered, whatever the answer", func(s *suite) {
 			s.send("a")
-			stale := s.receive(0)
+			stale := s.receive(long)
+			s.show(stale)
 			s.receive(long)
 			s.advisory(s.Delete(s.Context(), "cpu", stale.Receipt))
 			for _, receipt := range []string{"", "x", "1", "1.1", "-1.-1"} {
@@ -100,9 +102,9 @@ func deletes() []test {
 		{"after an extension still works", func(s *suite) {
 			s.send("a")
 			d := s.receive(long)
-			s.ok(s.Extend(s.Context(), "cpu", d.Receipt, soon))
+			s.ok(s.Extend(s.Context(), "cpu", d.Receipt, s.soon))
 			s.ok(s.Delete(s.Context(), "cpu", d.Receipt))
-			s.nothing(2 * soon)
+			s.nothing(2 * s.soon)
 		}},
 	}
 }
@@ -111,10 +113,10 @@ func buries() []test {
 	return []test{
 		{"takes a message out of the queue and keeps it aside", func(s *suite) {
 			s.send("garbage", "b")
-			d := s.receive(soon)
+			d := s.receive(s.soon)
 			s.ok(s.Bury(s.Context(), "cpu", d))
 			s.drain("cpu")
-			s.nothing(2 * soon)
+			s.nothing(2 * s.soon)
 			depth, err := s.Depth(s.Context(), "cpu")
 			s.ok(err)
 			if depth != (queue.Depth{InFlight: 1, Dead: 1}) {
@@ -146,7 +148,7 @@ func depths() []test {
 		}},
 		{"counts a message that is visible again as visible", func(s *suite) {
 			s.send("a")
-			s.receive(0)
+			s.show(s.receive(long))
 			s.depth(queue.Depth{Visible: 1})
 		}},
 	}
@@ -211,7 +213,8 @@ func alls() []test {
 			s.ok(s.Send(s.Context(), "cpu", body, 0))
 			copy(body, "XXXX")
 			for range 3 {
-				d := s.receive(0)
+				d := s.receive(long)
+				s.show(d)
 				if !slices.Equal(d.Body, []byte("body")) {
 					s.Errorf("got %q", d.Body)
 				}

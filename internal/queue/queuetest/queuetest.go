@@ -16,6 +16,16 @@ import (
 // Run runs the suite over the queues that open returns: each empty, with the
 // machines cpu and gpu and no other.
 func Run(t *testing.T, open func(t *testing.T) queue.Queue) {
+	run(t, suite{soon: 40 * time.Millisecond}, open)
+}
+
+// RunSeconds is [Run] for queues that count in whole seconds. Its subtests run
+// in parallel, for most of them wait.
+func RunSeconds(t *testing.T, open func(t *testing.T) queue.Queue) {
+	run(t, suite{soon: time.Second, parallel: true}, open)
+}
+
+func run(t *testing.T, s suite, open func(t *testing.T) queue.Queue) {
 	for _, group := range []struct {
 		name  string
 		tests func() []test
@@ -26,7 +36,12 @@ func Run(t *testing.T, open func(t *testing.T) queue.Queue) {
 		t.Run(group.name, func(t *testing.T) {
 			for _, test := range group.tests() {
 				t.Run(test.name, func(t *testing.T) {
-					test.run(&suite{T: t, Queue: open(t)})
+					if s.parallel {
+						t.Parallel()
+					}
+					s := s
+					s.T, s.Queue = t, open(t)
+					test.run(&s)
 				})
 			}
 		})
@@ -42,12 +57,13 @@ type test struct {
 type suite struct {
 	*testing.T
 	queue.Queue
+	soon     time.Duration // a time that passes during a test
+	parallel bool
 }
 
 const (
-	// long is a time that does not pass during a test, soon one that does.
+	// long is a time that does not pass during a test.
 	long = time.Hour
-	soon = 40 * time.Millisecond
 	// patience is how long the suite waits for what must happen.
 	patience = 10 * time.Second
 	// slack is what clocks of milliseconds may be off.
@@ -79,6 +95,12 @@ func (s *suite) receive(hide time.Duration) queue.Delivery {
 		s.Fatalf("received %d messages, want 1", len(got))
 	}
 	return got[0]
+}
+
+// show makes what was received visible again, at once.
+func (s *suite) show(d queue.Delivery) {
+	s.Helper()
+	s.ok(s.Extend(s.Context(), "cpu", d.Receipt, 0))
 }
 
 // nothing checks that no message is visible during wait.
@@ -159,9 +181,9 @@ func sends() []test {
 		}},
 		{"hides for the delay, and no longer", func(s *suite) {
 			start := time.Now()
-			s.ok(s.Send(s.Context(), "cpu", []byte("delayed"), soon))
+			s.ok(s.Send(s.Context(), "cpu", []byte("delayed"), s.soon))
 			d := s.receive(long)
-			s.atLeast(start, soon)
+			s.atLeast(start, s.soon)
 			if d.Receives != 1 {
 				s.Errorf("received %d times", d.Receives)
 			}
@@ -205,25 +227,29 @@ func receives() []test {
 			}
 		}},
 		{"hides what it takes, and no longer than asked", func(s *suite) {
-			s.send("a")
-			start := time.Now()
-			first := s.receive(soon)
-			second := s.receive(long)
-			s.atLeast(start, soon)
-			if second.Receives != 2 || second.SentAt != first.SentAt || string(second.Body) != "a" {
-				s.Errorf("first %+v, then %+v", first, second)
+			for _, hide := range []time.Duration{0, s.soon} {
+				s.send("a")
+				start := time.Now()
+				first := s.receive(hide)
+				second := s.receive(long)
+				s.atLeast(start, hide)
+				if second.Receives != 2 || second.SentAt != first.SentAt || string(second.Body) != "a" {
+					s.Errorf("first %+v, then %+v", first, second)
+				}
+				if second.Receipt == first.Receipt {
+					s.Errorf("both have receipt %q", first.Receipt)
+				}
+				s.nothing(0)
 			}
-			if second.Receipt == first.Receipt {
-				s.Errorf("both have receipt %q", first.Receipt)
-			}
-			s.nothing(0)
 		}},
 		{"counts every receive", func(s *suite) {
 			s.send("a")
 			for i := range 5 {
-				if d := s.receive(0); d.Receives != i+1 {
+				d := s.receive(long)
+				if d.Receives != i+1 {
 					s.Errorf("receive %d is counted as %d", i+1, d.Receives)
 				}
+				s.show(d)
 			}
 		}},
 		{"by many at once gives each message to one", func(s *suite) { s.share() }},
