@@ -64,13 +64,17 @@ var rules = map[string]rule{
 		ours: []string{"internal/promise", "internal/store"}, others: []string{awsSDK, "github.com/aws/smithy-go"},
 	},
 
-	"internal/engine":  {ours: ports},
-	"internal/api":     {ours: shell, others: []string{"github.com/go-json-experiment/json", "github.com/oklog/ulid/v2"}},
-	"internal/sim":     {},                                     // tests only
-	"internal/chaos":   {others: []string{"golang.org/x/sys"}}, // tests only
-	"internal/account": {others: []string{awsSDK, "github.com/aws/smithy-go"}},
-	"internal/lock":    {},
-	"internal/spool":   {ours: []string{"internal/lock"}},
+	"internal/engine": {ours: ports},
+	"internal/api":    {ours: shell, others: []string{"github.com/go-json-experiment/json", "github.com/oklog/ulid/v2"}},
+	"internal/lambdahttp": {
+		ours: []string{"internal/api"}, others: []string{"github.com/aws/aws-lambda-go/lambdacontext", "github.com/go-json-experiment/json"},
+	},
+	"internal/lambdatest": {},                                     // tests only
+	"internal/sim":        {},                                     // tests only
+	"internal/chaos":      {others: []string{"golang.org/x/sys"}}, // tests only
+	"internal/account":    {others: []string{awsSDK, "github.com/aws/smithy-go"}},
+	"internal/lock":       {},
+	"internal/spool":      {ours: []string{"internal/lock"}},
 	"internal/local": {
 		ours: append([]string{
 			"internal/lock", "internal/spool",
