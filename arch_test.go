@@ -64,6 +64,16 @@ var rules = map[string]rule{
 		ours: []string{"internal/promise", "internal/store"}, others: []string{awsSDK, "github.com/aws/smithy-go"},
 	},
 
+	"internal/queue/sqsqueue": {
+		ours: []string{"internal/promise", "internal/queue"}, others: []string{awsSDK, "github.com/aws/smithy-go"},
+	},
+	"internal/blob/s3blob": {
+		ours: []string{"internal/promise", "internal/blob"}, others: []string{awsSDK, "github.com/aws/smithy-go"},
+	},
+	"internal/blob/dynamoblob": {
+		ours: []string{"internal/promise", "internal/blob"}, others: []string{awsSDK, "github.com/aws/smithy-go"},
+	},
+
 	"internal/engine": {ours: ports},
 	"internal/api":    {ours: shell, others: []string{"github.com/go-json-experiment/json", "github.com/oklog/ulid/v2"}},
 	"internal/lambdahttp": {

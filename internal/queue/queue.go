@@ -34,6 +34,8 @@ var (
 //
 // Durability: a message that was sent survives as long as the queue's medium
 // does; an embedded queue may lose the last moments before a crash.
+// Time: a queue may count in whole seconds; it rounds up, and a receive then
+// hides for one at least.
 // Concurrency: all methods may be called at any time from any goroutine.
 type Queue interface {
 	// Send puts body into the machine's queue, visible after delay (at most

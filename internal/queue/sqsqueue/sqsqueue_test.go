@@ -1,11 +1,15 @@
 package sqsqueue_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptrace"
 	"sync/atomic"
 	"testing"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 
 	"modulate/internal/emulator"
@@ -106,4 +110,50 @@ func TestAStaleReceiptIsHarmless(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A receive that is given up while SQS holds it takes the next message all the
+// same; it must not stay hidden.
+func TestAReceiveGivenUpKeepsNothing(t *testing.T) {
+	for name, endpoint := range emulators {
+		t.Run(name, func(t *testing.T) {
+			cfg := emulator.Config(t, endpoint(t))
+			stage := deploy(t, sqs.NewFromConfig(cfg), "cpu")
+			q := sqsqueue.New(sqs.NewFromConfig(cfg), stage)
+
+			wire := &wire{HTTPClient: cfg.HTTPClient, written: make(chan struct{}, 1)}
+			cfg.HTTPClient = wire
+			leaving := sqsqueue.New(sqs.NewFromConfig(cfg), stage)
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan error)
+			go func() {
+				_, err := leaving.Receive(ctx, "cpu", 1, queue.MaxVisibility, queue.MaxWait)
+				ended <- err
+			}()
+			<-wire.written
+			cancel()
+			if err := <-ended; !errors.Is(err, context.Canceled) {
+				t.Errorf("the receive ended with %v", err)
+			}
+			send(t, q, "a")
+			if d := receive(t, q); string(d.Body) != "a" {
+				t.Errorf("received %q", d.Body)
+			}
+		})
+	}
+}
+
+// wire tells of a receive that was written to SQS.
+type wire struct {
+	aws.HTTPClient
+	written chan struct{}
+}
+
+func (w *wire) Do(req *http.Request) (*http.Response, error) {
+	if req.Header.Get("X-Amz-Target") == "AmazonSQS.ReceiveMessage" {
+		req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+			WroteRequest: func(httptrace.WroteRequestInfo) { w.written <- struct{}{} },
+		}))
+	}
+	return w.HTTPClient.Do(req)
 }
