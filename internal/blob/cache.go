@@ -1,0 +1,164 @@
+package blob
+
+import (
+	"bytes"
+	"container/list"
+	"context"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"modulate/internal/promise"
+)
+
+// What a [Cache] holds at the most.
+const (
+	cacheBytes   = 16 << 20         // in all
+	cacheContent = 256 << 10        // of one content; a larger one is not kept
+	cacheEntry   = 512              // bytes that an entry takes beside its content
+	cacheBelief  = 10 * time.Minute // how long a blob is taken to be there
+)
+
+// A Cache spares requests to Blobs that bill each one: it remembers small
+// contents, which their keys name for ever, and for ten minutes that a content
+// is there, which is nothing beside the months that blobs are kept.
+type Cache struct {
+	Blobs
+
+	mu      sync.Mutex
+	entries map[string]*list.Element
+	recent  *list.List // of *cached, the latest used first
+	bytes   int
+}
+
+var _ Blobs = (*Cache)(nil)
+
+// cached is what is known of one content.
+type cached struct {
+	info Info
+	at   time.Time // when info was true; zero: it is not known
+	body []byte    // nil: not kept
+}
+
+// NewCache returns a Cache of inner.
+func NewCache(inner Blobs) *Cache {
+	return &Cache{Blobs: inner, entries: make(map[string]*list.Element), recent: list.New()}
+}
+
+// Put is that of [Blobs].
+func (c *Cache) Put(ctx context.Context, key string, src io.Reader, size int64, sum promise.Hash) error {
+	if err := c.Blobs.Put(ctx, key, src, size, sum); err != nil {
+		return err
+	}
+	now := time.Now()
+	c.learn(key, func(e *cached) {
+		e.info, e.at = Info{Key: key, Size: size, SHA256: sum, Written: promise.TimeOf(now)}, now
+	})
+	return nil
+}
+
+// Get is that of [Blobs].
+func (c *Cache) Get(ctx context.Context, key string, offset int64) (io.ReadCloser, error) {
+	if e, ok := c.look(key); ok && e.body != nil {
+		return io.NopCloser(bytes.NewReader(e.body[min(offset, int64(len(e.body))):])), nil
+	}
+	src, err := c.Blobs.Get(ctx, key, offset)
+	if err != nil || offset > 0 || !isContent(key) {
+		return src, err
+	}
+	body, err := io.ReadAll(io.LimitReader(src, cacheContent+1))
+	if err != nil || len(body) > cacheContent {
+		return rest{io.MultiReader(bytes.NewReader(body), failing{err}, src), src}, nil
+	}
+	if err := src.Close(); err != nil {
+		return nil, err
+	}
+	c.learn(key, func(e *cached) { e.body = body })
+	return io.NopCloser(bytes.NewReader(body)), nil
+}
+
+// rest reads what was read ahead and what follows.
+type rest struct {
+	io.Reader
+	io.Closer
+}
+
+// failing yields an error, or nothing.
+type failing struct{ err error }
+
+func (f failing) Read([]byte) (int, error) {
+	if f.err != nil {
+		return 0, f.err
+	}
+	return 0, io.EOF
+}
+
+// Stat is that of [Blobs].
+func (c *Cache) Stat(ctx context.Context, key string) (Info, error) {
+	if e, ok := c.look(key); ok && time.Since(e.at) < cacheBelief {
+		return e.info, nil
+	}
+	info, err := c.Blobs.Stat(ctx, key)
+	if err == nil {
+		c.learn(key, func(e *cached) { e.info, e.at = info, time.Now() })
+	}
+	return info, err
+}
+
+// Touch is that of [Blobs].
+func (c *Cache) Touch(ctx context.Context, key string) error {
+	c.learn(key, func(e *cached) { e.at = time.Time{} })
+	return c.Blobs.Touch(ctx, key)
+}
+
+// Collect is that of [Blobs].
+func (c *Cache) Collect(ctx context.Context, before promise.Time) (int, error) {
+	c.mu.Lock()
+	clear(c.entries)
+	c.recent.Init()
+	c.bytes = 0
+	c.mu.Unlock()
+	return c.Blobs.Collect(ctx, before)
+}
+
+// look returns what is known of a content.
+func (c *Cache) look(key string) (e cached, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	at, ok := c.entries[key]
+	if !ok {
+		return cached{}, false
+	}
+	c.recent.MoveToFront(at)
+	return *at.Value.(*cached), true
+}
+
+// learn changes what is known of a content, and forgets what was not used for
+// the longest time where that is too much.
+func (c *Cache) learn(key string, change func(*cached)) {
+	if !isContent(key) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	at := c.entries[key]
+	if at == nil {
+		at = c.recent.PushFront(&cached{info: Info{Key: key}})
+		c.entries[key] = at
+		c.bytes += cacheEntry
+	}
+	e := at.Value.(*cached)
+	c.bytes -= len(e.body)
+	change(e)
+	c.bytes += len(e.body)
+	c.recent.MoveToFront(at)
+	for c.bytes > cacheBytes {
+		last := c.recent.Remove(c.recent.Back()).(*cached)
+		delete(c.entries, last.info.Key)
+		c.bytes -= cacheEntry + len(last.body)
+	}
+}
+
+// isContent reports whether the key names its content.
+func isContent(key string) bool { return strings.HasPrefix(key, "sha256/") }
