@@ -162,30 +162,29 @@ func (e *emulator) stop() {
 	}
 }
 
-// A process is a program under a shell that ends it as soon as nobody holds
-// the shell's stdin any more, however this process ends.
+// A process is a program under a shell that ends it, and removes its directory,
+// as soon as nobody holds the shell's stdin any more, however this process ends.
 type process struct {
-	shell   *exec.Cmd
-	hold    io.Closer
-	scratch string
-	log     string
+	shell *exec.Cmd
+	hold  io.Closer
+	log   string
 }
 
-const underShell = `"$@" </dev/null & cat >/dev/null; kill $!; wait`
+const underShell = `"$@" </dev/null & cat >/dev/null; kill $!; wait; rm -rf "$0"`
 
-// begin starts what cmd says, with scratch as its directory.
+// begin starts what cmd says; scratch is its directory.
 func begin(cmd *exec.Cmd, scratch string) (*process, error) {
 	if cmd.Err != nil {
 		return nil, cmd.Err
 	}
-	p := &process{scratch: scratch, log: filepath.Join(scratch, "log")}
+	p := &process{log: filepath.Join(scratch, "log")}
 	out, err := os.Create(p.log)
 	if err != nil {
 		return nil, err
 	}
 	defer out.Close()
-	p.shell = exec.Command("sh", append([]string{"-c", underShell, "sh", cmd.Path}, cmd.Args[1:]...)...)
-	p.shell.Dir, p.shell.Env, p.shell.Stdout, p.shell.Stderr = scratch, cmd.Env, out, out
+	p.shell = exec.Command("sh", append([]string{"-c", underShell, scratch, cmd.Path}, cmd.Args[1:]...)...)
+	p.shell.Env, p.shell.Stdout, p.shell.Stderr = cmd.Env, out, out
 	if p.hold, err = p.shell.StdinPipe(); err != nil {
 		return nil, err
 	}
@@ -211,9 +210,8 @@ func (p *process) ready(url string) error {
 	}
 }
 
-// end stops the program and forgets what it wrote.
+// end stops the program.
 func (p *process) end() {
 	p.hold.Close()
-	_ = p.shell.Wait() // by a signal
-	_ = os.RemoveAll(p.scratch)
+	_ = p.shell.Wait() // it says how rm went
 }
