@@ -33,7 +33,7 @@ const (
 // goroutine; its exported fields are set before use.
 //
 // Every request is idempotent, so that a Client repeats what got no answer,
-// or one of 429, 502, 503 or 504, until its patience is over. Errors are then
+// or one of 429, 500, 502, 503 or 504, until its patience is over. Errors are then
 // [*Unreachable] or [*Error]; errors.Is finds the sentinels of the server.
 type Client struct {
 	// Patience bounds the repeating of a request. Zero: the constant of that

@@ -67,7 +67,7 @@ func TestClientRepeats(t *testing.T) {
 	}{
 		{"at once", []http.HandlerFunc{resolved}, 1, nil},
 		{"connection refused twice", []http.HandlerFunc{nil, nil, resolved}, 3, nil},
-		{"503 and 504", []http.HandlerFunc{fails(ErrUnavailable), status(504), status(502), resolved}, 4, nil},
+		{"503 and 504", []http.HandlerFunc{fails(ErrUnavailable), status(504), status(502), status(500), resolved}, 5, nil},
 		{"throttled", []http.HandlerFunc{fails(store.ErrThrottled), resolved}, 2, nil},
 		{"not found", []http.HandlerFunc{fails(promise.ErrNotFound)}, 1, promise.ErrNotFound},
 		{"full", []http.HandlerFunc{fails(store.ErrFull)}, 1, store.ErrFull},

@@ -144,10 +144,11 @@ func problemOf(err error) Problem {
 }
 
 // passing reports whether a request that was answered with status may be
-// answered otherwise a moment later.
+// answered otherwise a moment later. An HTTP API says 500 where the function
+// that was at it died.
 func passing(status int) bool {
 	switch status {
-	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+	case http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		return true
 	}
 	return false

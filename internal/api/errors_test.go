@@ -90,7 +90,8 @@ func TestForeignAnswers(t *testing.T) {
 		{429, "slow down", ErrUnavailable, "slow down"},
 		{404, "404 page not found", nil, "404 page not found"},
 		{403, `{"Message":"no"}`, nil, `{"Message":"no"}`},
-		{500, `{"type":"about:blank","title":"Internal Server Error","status":500}`, nil, "Internal Server Error"},
+		{500, `{"type":"about:blank","title":"Internal Server Error","status":500}`, ErrUnavailable, "Internal Server Error"},
+		{500, `{"message":"Internal Server Error"}`, ErrUnavailable, `{"message":"Internal Server Error"}`},
 		{400, `{"type":"urn:modulate:newer","title":"a sentinel of a newer server","detail":"say why"}`, nil, "say why"},
 	}
 	for _, tt := range tests {

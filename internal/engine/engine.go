@@ -26,6 +26,12 @@ type Engine struct {
 	Blobs blob.Blobs
 	Log   *slog.Logger // nil: discarded
 
+	// Alarm is for where nobody looks for what is due all the time: a promise
+	// whose deadline is nearer than this when it is created gets a second
+	// message, to be received when it has timed out. What else comes due as soon
+	// is sent for by the write that makes it so. 0: there is none.
+	Alarm time.Duration
+
 	// Now and Nonce replace the clock and the source of nonces.
 	Now   func() promise.Time
 	Nonce func() promise.Nonce
@@ -42,6 +48,10 @@ const (
 	PointCancelled = "engine.cancelled" // one descendant was cancelled, others may be left
 	PointCascaded  = "engine.cascaded"  // all descendants were cancelled, the parent not yet marked
 )
+
+// alarmSlack is by how much an alarm comes late, for the one who hears it may
+// have a slow clock.
+const alarmSlack = time.Second
 
 // swaps is how often a contended swap is tried again.
 const swaps = 16
@@ -125,6 +135,9 @@ func (e *Engine) Create(ctx context.Context, rec promise.Record, parent *Parent)
 	}
 	e.point(PointWritten)
 	e.perform(ctx, next, effects)
+	if left := next.DeadlineAt.Sub(e.now()); left < e.Alarm {
+		e.perform(ctx, next, []promise.Effect{promise.Send{Machine: next.Machine, ID: next.ID, Version: next.Task.Version, Delay: left + alarmSlack}})
+	}
 	return next, nil
 }
 

@@ -8,6 +8,7 @@
 package dispatch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -25,15 +26,17 @@ type Config struct {
 	Engine *engine.Engine
 	Roster store.Roster                        // nil: only machines with a queue are known
 	Owner  func(*http.Request) (string, error) // who calls; nil: always [api.LocalOwner]
-	Lease  time.Duration                       // of a call that names none; 0: [api.DefaultLease]
 	Log    *slog.Logger                        // nil: discarded
+
+	Lease    time.Duration // of a call that names none; 0: [api.DefaultLease]
+	MinLease time.Duration // the least that a call may name; 0: [api.MinLease]
 }
 
 // dispatcher is the handler's state: nothing but what is known for good.
 type dispatcher struct {
 	*api.Service
 	machines machines
-	lease    time.Duration
+	leases   leases
 }
 
 // New returns the handler.
@@ -41,10 +44,7 @@ func New(c Config) http.Handler {
 	d := &dispatcher{
 		Service:  &api.Service{Engine: c.Engine, Owner: c.Owner, Log: c.Log},
 		machines: machines{queue: c.Engine.Queue, roster: c.Roster, seen: make(map[string]bool)},
-		lease:    c.Lease,
-	}
-	if d.lease == 0 {
-		d.lease = api.DefaultLease
+		leases:   leases{unasked: cmp.Or(c.Lease, api.DefaultLease), least: cmp.Or(c.MinLease, api.MinLease)},
 	}
 	mux := http.NewServeMux()
 	mux.Handle("POST /v1/promises", api.HandleJSON(d.Service, d.submit))

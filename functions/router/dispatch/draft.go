@@ -18,8 +18,8 @@ import (
 type draft struct {
 	sub    api.Submit
 	caller api.Caller
-	wait   bool          // the submitter waits for the end
-	lease  time.Duration // of a call that names none
+	wait   bool // the submitter waits for the end
+	leases leases
 
 	rec      promise.Record // what is to be stored, but for id, deadline and input
 	input    promise.Input
@@ -28,8 +28,8 @@ type draft struct {
 }
 
 // newDraft checks all of a submission that can be checked by itself.
-func newDraft(sub api.Submit, caller api.Caller, wait bool, lease time.Duration) (*draft, error) {
-	d := &draft{sub: sub, caller: caller, wait: wait, lease: lease}
+func newDraft(sub api.Submit, caller api.Caller, wait bool, leases leases) (*draft, error) {
+	d := &draft{sub: sub, caller: caller, wait: wait, leases: leases}
 	d.rec = promise.Record{Owner: caller.Owner, Machine: sub.Machine}
 	for _, check := range []func() error{d.place, d.id, d.script, d.runtime, d.arguments, d.environment, d.files, d.limits, d.retry, d.tags} {
 		if err := check(); err != nil {

@@ -245,7 +245,7 @@ func TestSubmitDefaults(t *testing.T) {
 func TestCallHash(t *testing.T) {
 	sum := strings.Repeat("ab", 32)
 	hash := func(change func(*api.Submit)) promise.Hash {
-		d, err := newDraft(call(change), api.Caller{Owner: "alice"}, false, time.Minute)
+		d, err := newDraft(call(change), api.Caller{Owner: "alice"}, false, leases{unasked: time.Minute, least: time.Second})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -329,4 +329,19 @@ func TestSubmitWrongBody(t *testing.T) {
 			t.Errorf("PATCH %s: %d %s", path, a.status, a.body)
 		}
 	}
+}
+
+// Where a deployment can look after no shorter one, a lease is refused that
+// the others take.
+func TestLeaseOfTheDeployment(t *testing.T) {
+	w := newWorld(t)
+	w.handler = New(Config{Engine: w.engine, Lease: 2 * time.Minute, MinLease: 90 * time.Second})
+	if a := w.submit(call(nil)); a.status != 201 || a.promise.Call.LeaseMS != 120_000 {
+		t.Errorf("got %d %s, want a lease of 2 min", a.status, a.body)
+	}
+	if a := w.submit(call(func(s *api.Submit) { s.LeaseMS = ptr[int64](90_000) })); a.status != 201 || a.promise.Call.LeaseMS != 90_000 {
+		t.Errorf("got %d %s, want a lease of 90 s", a.status, a.body)
+	}
+	a := w.submit(call(func(s *api.Submit) { s.LeaseMS = ptr[int64](89_999) }))
+	refused(t, a, api.ErrInvalid, "lease_ms", "lease_ms 89999: want 90000 to 900000 (1m30s to 15m0s)")
 }

@@ -116,7 +116,7 @@ func TestStalledStore(t *testing.T) {
 				w := newWorld(t)
 				w.must(named("x"))
 				w.engine.Store = stalled{w.store}
-				d := &dispatcher{Service: &api.Service{Engine: w.engine}, machines: machines{queue: w.queue, seen: map[string]bool{}}, lease: time.Minute}
+				d := &dispatcher{Service: &api.Service{Engine: w.engine}, machines: machines{queue: w.queue, seen: map[string]bool{}}, leases: leases{time.Minute, time.Second}}
 				took := func(what func(*api.Request) error) {
 					t.Helper()
 					ctx, cancel := context.WithCancel(t.Context())

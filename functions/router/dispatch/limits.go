@@ -15,6 +15,10 @@ const (
 	defaultDeadline = 24 * time.Hour // or twice the timeout
 )
 
+// leases are that of a call that names none, and the least that a call may
+// name.
+type leases struct{ unasked, least time.Duration }
+
 // limits fills in timeout, deadline and lease.
 func (d *draft) limits() (err error) {
 	c := &d.rec.Call
@@ -25,7 +29,7 @@ func (d *draft) limits() (err error) {
 	if d.deadline, err = bounded("deadline_ms", d.sub.DeadlineMS, unasked, api.MinTimeout, api.MaxDeadline); err != nil {
 		return err
 	}
-	c.Lease, err = bounded("lease_ms", d.sub.LeaseMS, d.lease, api.MinLease, api.MaxLease)
+	c.Lease, err = bounded("lease_ms", d.sub.LeaseMS, d.leases.unasked, d.leases.least, api.MaxLease)
 	return err
 }
 

@@ -14,7 +14,7 @@ import (
 // submit creates the promise of a call, or finds the one that was created for
 // it before, and waits for its end as long as it was asked to.
 func (d *dispatcher) submit(r *api.Request, sub api.Submit) (api.Answer, error) {
-	draft, err := newDraft(sub, r.Caller, r.Prefer.Wait > 0, d.lease)
+	draft, err := newDraft(sub, r.Caller, r.Prefer.Wait > 0, d.leases)
 	if err != nil {
 		return api.Answer{}, err
 	}

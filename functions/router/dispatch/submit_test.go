@@ -369,7 +369,7 @@ func TestSubmitCallerGoesAway(t *testing.T) {
 	w := newWorld(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	w.engine.Fail = func(point string) { cancel() }
-	d := &dispatcher{Service: &api.Service{Engine: w.engine}, machines: machines{queue: w.queue, seen: map[string]bool{}}, lease: time.Minute}
+	d := &dispatcher{Service: &api.Service{Engine: w.engine}, machines: machines{queue: w.queue, seen: map[string]bool{}}, leases: leases{time.Minute, time.Second}}
 	r := &api.Request{Request: newRequest(ctx), Caller: api.Caller{Owner: "alice"}}
 	a, err := d.submit(r, named("x"))
 	if ctx.Err() == nil || err != nil || a.Status != 201 || w.messages() != 1 {
