@@ -49,7 +49,7 @@ func exitOf(p api.Promise) (code int, text string, own bool) {
 	case cause == promise.CauseSignal && out.Signal != nil:
 		return exitSignal + *out.Signal, "was killed by " + signalName(*out.Signal), true
 	case cause == promise.CauseExhausted:
-		return exitFailed, "was given up: " + lostAttempts(p) + told(out), false
+		return exitFailed, fmt.Sprintf("was given up: its %d attempts were lost by their workers", lastAttempt(p)) + told(out), false
 	default:
 		return otherExit(p, out)
 	}
@@ -80,15 +80,6 @@ func told(out *api.Outcome) string {
 		return ""
 	}
 	return " (" + out.Error.Detail + ")"
-}
-
-// lostAttempts says how the attempts of an exhausted promise ended.
-func lostAttempts(p api.Promise) string {
-	var causes []string
-	for _, at := range p.Attempts {
-		causes = append(causes, at.Cause)
-	}
-	return fmt.Sprintf("its %d attempts were lost by their workers (%s)", lastAttempt(p), strings.Join(causes, ", "))
 }
 
 // lacksModule reports whether a script failed because the bare interpreter

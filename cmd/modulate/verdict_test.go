@@ -34,10 +34,10 @@ func TestVerdict(t *testing.T) {
 		"cancelled": {ended("rejected_canceled", &api.Outcome{Cause: "canceled"}), 125, "modulate: error: job was cancelled\n"},
 		"exhausted": {
 			api.Promise{
-				ID: "job", State: "rejected", Outcome: &api.Outcome{Cause: "exhausted"},
+				ID: "job", State: "rejected", Outcome: &api.Outcome{Cause: "exhausted", Error: &api.Problem{Detail: "how the attempts ended: lost, bad_host"}},
 				Attempts: []api.Attempt{{Number: 1, Cause: "lost"}, {Number: 2, Cause: "bad_host"}},
 			},
-			125, "modulate: error: job was given up: its 2 attempts were lost by their workers (lost, bad_host)\n",
+			125, "modulate: error: job was given up: its 2 attempts were lost by their workers (how the attempts ended: lost, bad_host)\n",
 		},
 		"memory": {
 			ended("rejected", &api.Outcome{Cause: "out_of_memory", Signal: number(9)}),

@@ -2,6 +2,7 @@ package promise
 
 import (
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -12,7 +13,7 @@ type model struct {
 	born                            bool
 	state                           State
 	cause                           Cause
-	told                            Problem // by the worker whose report was the last
+	told                            Problem // by the worker whose report was the last, or how its attempts ended
 	toldBy                          uint64  // its version
 	settledAt                       Time
 	settleID                        Nonce
@@ -174,7 +175,10 @@ func (m *model) doFulfil(ev Fulfil, late bool, now Time) error {
 		m.lose(c, now)
 		m.mayBeLate = false
 		if m.state != Pending {
-			m.settleID, m.told, m.toldBy = ev.SettleID, ev.Outcome.Error, ev.Version
+			m.settleID, m.toldBy = ev.SettleID, ev.Version
+			if ev.Outcome.Error.Detail != "" {
+				m.told = ev.Outcome.Error
+			}
 			return nil
 		}
 		m.wait(now, []time.Duration{2, 4, 8, 16, 32}[m.crashes-1]*time.Second)
@@ -251,10 +255,28 @@ func (m *model) lose(c Cause, now Time) {
 	m.crashes++
 	if m.crashes == 6 {
 		m.settle(Rejected, CauseExhausted, Nonce{}, now)
+		m.told.Detail = "how the attempts ended: " + m.ends()
 		return
 	}
 	m.wait(now, 0)
 	m.mayBeLate = c == CauseLost
+}
+
+// ends names the ends of the first three and the last three attempts.
+func (m *model) ends() string {
+	var first, last []string
+	for i, a := range m.history {
+		switch {
+		case i < 3:
+			first = append(first, string(a.Cause))
+		case i >= len(m.history)-3:
+			last = append(last, string(a.Cause))
+		}
+	}
+	if len(m.history) > 6 {
+		first = append(first, "…")
+	}
+	return strings.Join(append(first, last...), ", ")
 }
 
 // end closes the running attempt.

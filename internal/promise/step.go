@@ -1,7 +1,9 @@
 package promise
 
 import (
+	"cmp"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -232,10 +234,23 @@ func (s *step) crash(out Outcome, delay time.Duration) {
 	s.endAttempt(out.Cause)
 	s.rec.Crashes++
 	if s.rec.Crashes > MaxCrashes {
+		out.Error.Detail = cmp.Or(out.Error.Detail, s.causes())
 		s.settle(Rejected, Outcome{Cause: CauseExhausted, Version: out.Version, Error: out.Error}, Nonce{})
 		return
 	}
 	s.requeue(delay)
+}
+
+// causes says how the attempts in the record ended.
+func (s *step) causes() string {
+	var causes []string
+	for i, a := range s.rec.Attempts {
+		if i == keptAttempts && a.Number > keptAttempts+1 {
+			causes = append(causes, "…")
+		}
+		causes = append(causes, string(a.Cause))
+	}
+	return "how the attempts ended: " + strings.Join(causes, ", ")
 }
 
 func (s *step) settleFrom(ev Settle) error {

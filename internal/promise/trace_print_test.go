@@ -104,20 +104,22 @@ func attempt(all []Attempt, number uint32) string {
 }
 
 func outcome(o Outcome) string {
-	switch {
-	case o.Cause == "":
-		return "-"
-	case o.Cause == CauseExit:
-		return fmt.Sprintf("exit %d of v%d", o.ExitCode, o.Version)
-	case o.Cause == CauseSignal:
-		return fmt.Sprintf("signal %d of v%d", o.Signal, o.Version)
-	case o.Error.Detail != "":
-		return fmt.Sprintf("%s of v%d: %s", o.Cause, o.Version, o.Error.Detail)
-	case o.Version == 0:
-		return string(o.Cause)
-	default:
-		return fmt.Sprintf("%s of v%d", o.Cause, o.Version)
+	out := string(o.Cause)
+	switch o.Cause {
+	case "":
+		out = "-"
+	case CauseExit:
+		out += fmt.Sprintf(" %d", o.ExitCode)
+	case CauseSignal:
+		out += fmt.Sprintf(" %d", o.Signal)
 	}
+	if o.Version != 0 {
+		out += fmt.Sprintf(" of v%d", o.Version)
+	}
+	if o.Error.Detail != "" {
+		out += ": " + o.Error.Detail
+	}
+	return out
 }
 
 func effect(eff Effect) string {
