@@ -137,7 +137,12 @@ func (l *lab) client(ctx context.Context, id string, script promise.Hash) {
 		}
 	}
 	sure := engine.Engine{Store: l.memory, Queue: l.queue, Blobs: l.blobs}
-	rec, err := sure.Wait(ctx, id)
+	watch := sure.WatchEnd(id)
+	defer watch.Stop()
+	rec, err := sure.Get(ctx, id)
+	if err == nil {
+		rec, err = watch.Wait(ctx, rec, 25*time.Hour) // its deadline is sooner
+	}
 	if err != nil || rec.State != promise.Resolved && rec.State != want {
 		l.breaks("%s is %s (%s) after %d attempts: %v", id, rec.State, rec.Outcome.Cause, rec.Attempt, err)
 	}

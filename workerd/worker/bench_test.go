@@ -52,7 +52,7 @@ func BenchmarkNoOp(b *testing.B) {
 				watch := e.Watch(id)
 				rec, err := e.Create(ctx, promise.Record{ID: id, Machine: "cpu", DeadlineAt: deadline, Call: call}, nil)
 				if err == nil {
-					rec, err = watch.Wait(ctx, rec)
+					rec, err = watch.Wait(ctx, rec, time.Minute)
 				}
 				watch.Stop()
 				if err != nil || rec.State != promise.Resolved {

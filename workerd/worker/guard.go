@@ -176,6 +176,9 @@ func (j *job) prolong(ctx context.Context, fence *time.Timer) bool {
 	rec, err := j.w.extend(ctx, j.rec)
 	j.rec = rec
 	if err != nil {
+		if !known(err) {
+			j.w.tally.unanswered()
+		}
 		j.judgeLoss(err)
 		return false
 	}

@@ -34,6 +34,18 @@ func (r reason) String() string {
 	}[r]
 }
 
+// cause is what the end counts as, where there is no outcome.
+func (r reason) cause() promise.Cause {
+	switch r {
+	case drained, aborted:
+		return promise.CauseDrained
+	case settled:
+		return promise.CauseCanceled // or its deadline has passed
+	default:
+		return promise.CauseLost
+	}
+}
+
 var errStopped = errors.New("the script is to stop")
 
 // A job is one attempt, from its claim to what becomes of its outcome.
@@ -152,10 +164,12 @@ func (j *job) run() (promise.Record, error) {
 	j.stopGuard()
 	if out != nil {
 		j.w.recess.heard(out.Cause)
+		j.w.tally.ended(out.Cause)
 		j.note("an attempt ends", string(out.Cause))
 		return j.settle(*out)
 	}
 	j.note("a script was stopped", j.reason().String())
+	j.w.tally.ended(j.reason().cause())
 	defer j.shipRest()
 	switch j.reason() {
 	case drained, aborted:

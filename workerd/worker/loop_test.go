@@ -159,7 +159,7 @@ func TestVerdicts(t *testing.T) {
 		{"leased, met twice", queue.Delivery{Receives: 5}, leased, promise.ErrLeased, verdict{hide: 25 * time.Second}},
 		{"leased, met three times", queue.Delivery{Receives: 6}, leased, promise.ErrLeased, verdict{remove: true}},
 		{"retry to come", queue.Delivery{}, promise.Record{NotBefore: at(time.Minute)}, promise.ErrNotYet, verdict{hide: time.Minute}},
-		{"retry far away", queue.Delivery{}, promise.Record{NotBefore: at(100 * time.Hour)}, promise.ErrNotYet, verdict{hide: queue.MaxVisibility}},
+		{"retry far away", queue.Delivery{}, promise.Record{NotBefore: at(100 * time.Hour)}, promise.ErrNotYet, verdict{hide: 11 * time.Hour}},
 		{"not to be run", queue.Delivery{}, promise.Record{}, promise.ErrState, verdict{remove: true}},
 		{"not known", queue.Delivery{}, promise.Record{}, errCut, verdict{leave: true}},
 	} {

@@ -12,7 +12,6 @@ import (
 // What a worker does about messages that it does not work on.
 const (
 	newerHide   = time.Minute      // of a newer version: for a newer worker
-	keptHide    = 5 * time.Second  // its outcome waits in the spool
 	unknownHide = 30 * time.Second // its promise is not there yet
 	unknownAge  = 10 * time.Minute // nor ever will be, after so long
 	maxMeetings = 3                // with a live lease
@@ -27,8 +26,7 @@ func (w *Worker) handle(base context.Context, a arrival) {
 		return
 	}
 	if w.spool.has(m.ID) { // a new attempt would make its outcome worthless
-		w.hide(base, d.Receipt, keptHide)
-		return
+		return // by the time that it is back, the outcome may be settled
 	}
 	j, rec, err := w.claim(base, m.ID)
 	if err != nil {
@@ -53,7 +51,7 @@ type verdict struct {
 // or that could not be read. rec is the record that refused the claim.
 func judge(d queue.Delivery, rec promise.Record, err error, now promise.Time) verdict {
 	hideUntil := func(t promise.Time) verdict {
-		return verdict{hide: min(max(0, t.Sub(now)), queue.MaxVisibility)}
+		return verdict{hide: min(max(0, t.Sub(now)), rollover)} // SQS refuses what goes beyond 12 h since the receive
 	}
 	switch {
 	case errors.Is(err, queue.ErrGarbage):

@@ -51,6 +51,7 @@ func (w *Worker) receive(ctx, base context.Context) *intake {
 			continue
 		}
 		w.queue.good()
+		w.tally.answered(len(got))
 		b = backoff{}
 	}
 }

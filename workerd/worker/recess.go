@@ -39,10 +39,14 @@ func (r *recess) heard(cause promise.Cause) {
 
 // wait returns when the recess is over, or at ctx's end.
 func (r *recess) wait(ctx context.Context) {
-	r.mu.Lock()
-	d := time.Until(r.until)
-	r.mu.Unlock()
-	if d > 0 {
+	if d := r.left(); d > 0 {
 		pause(ctx, d)
 	}
+}
+
+// left is how much of the recess is to come; none where it is not positive.
+func (r *recess) left() time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return time.Until(r.until)
 }

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
@@ -23,6 +24,7 @@ type trouble struct {
 
 	mu    sync.Mutex
 	since time.Time
+	err   error // the latest
 }
 
 func (t *trouble) good() {
@@ -39,10 +41,21 @@ func (t *trouble) good() {
 func (t *trouble) bad(err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.err = err
 	if t.down.CompareAndSwap(false, true) {
 		t.since = time.Now()
 		t.log.Warn(t.what+" does not answer; trying again until it does", "error", err)
 	}
+}
+
+// why says that the port does not answer; "": it does.
+func (t *trouble) why() string {
+	if !t.down.Load() {
+		return ""
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return fmt.Sprintf("%s has not answered for %s: %v", t.what, time.Since(t.since).Round(time.Second), t.err)
 }
 
 // heard takes note of what a port said. An error that is an answer is no

@@ -105,6 +105,7 @@ type Worker struct {
 	running  atomic.Int32
 	presence chan struct{} // tells that running has changed
 	recess   recess
+	tally    tally
 
 	mu       sync.Mutex
 	jobs     map[*job]bool
@@ -173,7 +174,9 @@ func (w *Worker) Run(ctx context.Context) error {
 	ctx, leave := w.untilAborted(ctx)
 	defer leave(nil)
 
-	w.receive(ctx, base).drain(ctx, end)
+	in := w.receive(ctx, base)
+	w.tally.drains()
+	in.drain(ctx, end)
 	stop()
 	tasks.Wait()
 	w.retire(context.WithoutCancel(ctx))

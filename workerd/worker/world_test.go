@@ -338,10 +338,10 @@ func (w *world) get(id string) promise.Record {
 // settled waits until the promise is terminal, at most for limit.
 func (w *world) settled(id string, limit time.Duration) promise.Record {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), limit)
-	defer cancel()
-	rec, err := w.host.Wait(ctx, id)
-	if err != nil {
+	watch := w.host.WatchEnd(id)
+	defer watch.Stop()
+	rec, err := watch.Wait(w.t.Context(), w.get(id), limit)
+	if err != nil || !rec.State.Terminal() {
 		w.t.Fatalf("%s is %s after %v: %v\n%s", id, rec.State, limit, err, w.log.String())
 	}
 	synctest.Wait() // for what follows the settle
