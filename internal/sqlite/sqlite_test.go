@@ -173,7 +173,7 @@ func TestClosedIsClosed(t *testing.T) {
 	db.Ride(func(tx *Tx) error {
 		close(rides)
 		return insert("rides")(tx)
-	})
+	}, nil)
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -187,7 +187,7 @@ func TestClosedIsClosed(t *testing.T) {
 			t.Errorf("%s: got %v, want ErrClosed", name, err)
 		}
 	}
-	db.Ride(insert("x"))
+	db.Ride(insert("x"), nil)
 	if err := db.Close(); err != nil {
 		t.Errorf("closing again: %v", err)
 	}

@@ -43,6 +43,7 @@ type op struct {
 	state atomic.Int32
 	early bool       // answered before the commit
 	done  chan error // capacity 1; nil: nobody waits
+	lost  func()     // called when nothing was written and nobody waits; nil: nobody cares
 	err   error      // what run said
 	told  bool       // it was answered
 }
@@ -56,7 +57,13 @@ const (
 
 // answer tells who waits, once.
 func (o *op) answer(err error) {
-	if o.done != nil && !o.told {
+	if o.done == nil {
+		if err != nil && o.lost != nil {
+			o.lost()
+		}
+		return
+	}
+	if !o.told {
 		o.told = true
 		o.done <- err
 	}
@@ -126,10 +133,11 @@ func (db *DB) lead(ctx context.Context) {
 }
 
 // Ride has run run in the next transaction, or in one of its own after 15 ms
-// if there is none. Nobody learns whether it succeeded. Operations run in the
-// order in which they came, those of Write and Ask included.
-func (db *DB) Ride(run func(*Tx) error) {
-	_ = db.enqueue(&op{run: run}) // closed: lost like anything that rides
+// if there is none. Operations run in the order in which they came, those of
+// Write and Ask included. The writer calls lost, unless it is nil, when nothing
+// was written; nobody is told that of a db which is closed already.
+func (db *DB) Ride(run func(*Tx) error, lost func()) {
+	_ = db.enqueue(&op{run: run, lost: lost})
 }
 
 // Hurry has what rides committed now.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -17,7 +18,7 @@ func block(t *testing.T, db *DB) (release func()) {
 		close(started)
 		<-over
 		return nil
-	})
+	}, nil)
 	db.Hurry()
 	<-started
 	return sync.OnceFunc(func() { close(over) })
@@ -205,7 +206,7 @@ func TestRidesWithTheNextCommit(t *testing.T) {
 	db.Ride(func(tx *Tx) error {
 		tx.OnCommit(func() { close(done) })
 		return insert("a")(tx)
-	})
+	}, nil)
 	if err := db.Write(t.Context(), insert("b")); err != nil {
 		t.Fatal(err)
 	}
@@ -222,7 +223,7 @@ func TestRidesAloneIfNoCommitComes(t *testing.T) {
 	db.Ride(func(tx *Tx) error {
 		tx.OnCommit(func() { close(done) })
 		return insert("a")(tx)
-	})
+	}, nil)
 	select {
 	case <-done:
 	case <-time.After(patience):
@@ -237,7 +238,7 @@ func TestRidesAloneIfNoCommitComes(t *testing.T) {
 func TestAskAnswersBeforeTheCommit(t *testing.T) {
 	db := open(t, file(t))
 	answered := make(chan struct{})
-	db.Ride(func(tx *Tx) error { return nil }) // shares the batch
+	db.Ride(func(tx *Tx) error { return nil }, nil) // shares the batch
 	err := db.Ask(t.Context(), func(tx *Tx) error {
 		tx.OnCommit(func() { <-answered })
 		return insert("a")(tx)
@@ -294,6 +295,33 @@ func TestFullDiskWritesNothing(t *testing.T) {
 	pragma("PRAGMA max_page_count = 1000000")
 	if err := db.Write(t.Context(), big); err != nil {
 		t.Errorf("with room again: %v", err)
+	}
+}
+
+// Who rides is told that it was not written, once, and not of the others in its
+// batch.
+func TestALostRideIsTold(t *testing.T) {
+	db := open(t, file(t))
+	var lost []string
+	ride := func(name string, run func(*Tx) error) {
+		db.Ride(run, func() { lost = append(lost, name) })
+	}
+	release := block(t, db)
+	ride("first", insert("a"))
+	ride("fails", func(tx *Tx) error {
+		_, err := tx.Exec("INSERT INTO nowhere VALUES (1)")
+		return err
+	})
+	ride("last", insert("b"))
+	release()
+	if err := db.Write(t.Context(), insert("c")); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(lost, []string{"fails"}) {
+		t.Errorf("lost: %q", lost)
+	}
+	if n := count(t, db, "a") + count(t, db, "b"); n != 2 {
+		t.Errorf("%d of 2 are written", n)
 	}
 }
 

@@ -101,7 +101,7 @@ func TestAShortLifeCostsNoWrite(t *testing.T) {
 		close(started)
 		<-over
 		return nil
-	})
+	}, nil)
 	db.Hurry()
 	<-started
 	send(t, q, "a")

@@ -32,7 +32,7 @@ func (q *Queue) sync(msg *message) {
 		return
 	}
 	msg.syncing = true
-	q.db.Ride(func(tx *sqlite.Tx) error { return q.write(tx, msg) })
+	q.db.Ride(func(tx *sqlite.Tx) error { return q.write(tx, msg) }, func() { q.lost(msg) })
 }
 
 // write makes the row right.
@@ -70,6 +70,18 @@ func (q *Queue) written(msg *message) {
 	m.drop(msg)
 	delete(q.held, msg.number)
 	q.wakeAt(m, msg.visibleAt)
+}
+
+// lost notes that the row could not be made right. Unless the message waits to
+// be handed out, it leaves the memory: the row, if there is one, counts, and
+// for what is lost the sweep sends again.
+func (q *Queue) lost(msg *message) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	msg.syncing = false
+	if !msg.ready {
+		delete(q.held, msg.number)
+	}
 }
 
 // receive marks msg as received for w, and returns the delivery. q.mu is held.

@@ -168,7 +168,7 @@ func (q *Queue) Delete(ctx context.Context, machine, receipt string) error {
 	q.db.Ride(func(tx *sqlite.Tx) error {
 		_, err := tx.Exec("DELETE FROM message WHERE number = ? AND receives = ? AND machine = ?", number, receives, machine)
 		return err
-	})
+	}, nil)
 	return nil
 }
 
