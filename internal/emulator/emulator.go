@@ -104,6 +104,9 @@ func java(args ...string) *exec.Cmd {
 // endpoint starts e, unless it runs already, and returns its URL.
 func (e *emulator) endpoint(t testing.TB) string {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("needs " + filepath.Dir(e.part) + ", which is not started for short tests")
+	}
 	root, err := root()
 	if err != nil {
 		t.Fatal(err)
