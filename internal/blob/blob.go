@@ -59,7 +59,8 @@ type Blobs interface {
 	Stat(ctx context.Context, key string) (Info, error)
 
 	// List returns the blobs whose keys start with prefix, in ascending order
-	// of keys.
+	// of keys. The prefix holds a kind and an id at least, as "log/<id>/" does:
+	// nobody has to be able to look through all blobs.
 	List(ctx context.Context, prefix string) ([]Info, error)
 
 	// Touch makes a blob as young as one just put. ErrNotFound.
