@@ -38,6 +38,11 @@ var shell = append([]string{"internal/engine"}, ports...)
 // edge is the shell and the wire.
 var edge = append([]string{"internal/api"}, shell...)
 
+// lambdas is what the command of a Lambda function wires to its handler.
+func lambdas(handler string) []string {
+	return []string{handler, "internal/cloud", "internal/lambdahttp"}
+}
+
 // awsSDK is for the AWS adapters and the commands that wire them.
 const awsSDK = "github.com/aws/aws-sdk-go-v2"
 
@@ -94,10 +99,20 @@ var rules = map[string]rule{
 		others: []string{"golang.org/x/sys"},
 	},
 
+	"internal/cloud": {
+		ours: append([]string{
+			"internal/account", "internal/store/dynamostore", "internal/queue/sqsqueue", "internal/blob/s3blob", "internal/blob/dynamoblob",
+		}, shell...),
+		others: []string{awsSDK},
+	},
+
 	"internal/server": {
 		ours: append([]string{"internal/local", "functions/sweeper/sweep", "workerd/worker", "workerd/runner"}, edge...),
 	},
 
+	"functions/router":          {ours: lambdas("functions/router/dispatch"), others: []string{"github.com/aws/aws-lambda-go"}},
+	"functions/status":          {ours: lambdas("functions/status/read"), others: []string{"github.com/aws/aws-lambda-go"}},
+	"functions/sweeper":         {ours: lambdas("functions/sweeper/sweep"), others: []string{"github.com/aws/aws-lambda-go"}},
 	"functions/router/dispatch": {ours: edge, others: []string{"github.com/go-json-experiment/json"}},
 	"functions/status/read":     {ours: edge},
 	"functions/sweeper/sweep":   {ours: shell},
@@ -109,7 +124,10 @@ var rules = map[string]rule{
 	},
 
 	"workerd": {
-		ours:   append([]string{"workerd/worker", "workerd/runner", "internal/local", "internal/spool", "functions/sweeper/sweep"}, edge...),
+		ours: append([]string{
+			"workerd/worker", "workerd/runner", "internal/local", "internal/spool", "internal/cloud", "internal/account",
+			"functions/sweeper/sweep",
+		}, edge...),
 		others: []string{"github.com/BurntSushi/toml", "github.com/spf13/cobra", "github.com/spf13/pflag", "golang.org/x/sys"},
 	},
 	"cmd/modulate": {

@@ -1,6 +1,7 @@
 package lambdahttp
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 
@@ -67,4 +68,17 @@ func Owner(r *http.Request) (string, error) {
 		return "", api.Fail(api.ErrForbidden, "", "the request does not say who calls: sign it (AWS SigV4), or send a token to a route with a JWT authorizer")
 	}
 	return caller, nil
+}
+
+// OwnerOf returns what finds out whose a request is: [Owner] where no name is
+// given. With [api.LocalOwner] everything is that owner's, whoever calls: for
+// emulated AWS, where nobody is told apart.
+func OwnerOf(name string) (func(*http.Request) (string, error), error) {
+	switch name {
+	case "":
+		return Owner, nil
+	case api.LocalOwner:
+		return func(*http.Request) (string, error) { return api.LocalOwner, nil }, nil
+	}
+	return nil, fmt.Errorf("owner %q: want none, and callers are told apart, or %q", name, api.LocalOwner)
 }
