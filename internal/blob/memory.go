@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"fmt"
 	"io"
 	"net/http"
@@ -38,15 +37,9 @@ func (m *Memory) Put(ctx context.Context, key string, src io.Reader, size int64,
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	body, err := io.ReadAll(io.LimitReader(src, size+1))
+	body, err := io.ReadAll(Prove(src, size, sum))
 	if err != nil {
-		return fmt.Errorf("reading what to keep as %s: %w", key, err)
-	}
-	if int64(len(body)) != size {
-		return fmt.Errorf("%s: %w: not %d bytes", key, ErrMismatch, size)
-	}
-	if !sum.IsZero() && sha256.Sum256(body) != sum {
-		return fmt.Errorf("%s: %w: not of SHA-256 %s", key, ErrMismatch, sum)
+		return fmt.Errorf("keeping %s: %w", key, err)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -62,7 +62,7 @@ func (b *Blobs) Put(ctx context.Context, key string, src io.Reader, size int64, 
 	defer stop(nil)
 	in := &s3.PutObjectInput{Bucket: &b.bucket, Key: &key, ContentLength: &size, ChecksumSHA256: checksum(sum)}
 	options := []func(*s3.Options){s3.WithAPIOptions(v4.SwapComputePayloadSHA256ForUnsignedPayloadMiddleware)}
-	in.Body = announce(src, size, sum, stop)
+	in.Body = watched{blob.Prove(src, size, sum), stop}
 	if size <= inMemory {
 		whole, err := io.ReadAll(in.Body)
 		if err != nil {
@@ -211,6 +211,21 @@ func describe(key string, size *int64, written *time.Time) blob.Info {
 	return blob.Info{
 		Key: key, Size: aws.ToInt64(size), SHA256: blob.ContentSum(key), Written: promise.TimeOf(aws.ToTime(written)),
 	}
+}
+
+// watched is a source whose error stops what reads it. Of an upload that was cut
+// off, the SDK and net/http each have a word of their own.
+type watched struct {
+	io.Reader
+	stop context.CancelCauseFunc
+}
+
+func (w watched) Read(p []byte) (int, error) {
+	n, err := w.Reader.Read(p)
+	if err != nil && err != io.EOF {
+		w.stop(err)
+	}
+	return n, err
 }
 
 // checksum is a hash as S3 writes it; nil for none.
