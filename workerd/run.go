@@ -15,8 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"modulate/functions/sweeper/sweep"
-	"modulate/internal/local"
+	"modulate/internal/account"
 	"modulate/workerd/runner"
 	"modulate/workerd/worker"
 )
@@ -35,7 +34,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	var cfg Config
 	cmd := &cobra.Command{
 		Use: "workerd", Short: "Run scripts for one machine", Version: version(),
-		Example: "  workerd --dir .modulate --machine gpu --slots 1",
+		Example: "  workerd --dir .modulate --machine gpu --slots 1\n  workerd --stage prod --machine gpu --url https://abc.execute-api.us-east-1.amazonaws.com",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return fmt.Errorf("%w: %q is not expected: workerd takes flags only", errInput, args[0])
@@ -53,42 +52,55 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	})
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", errInput, err) })
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := environment(cmd.Flags(), getenv); err != nil {
+		if err := cfg.settle(cmd.Flags(), getenv); err != nil {
 			return fmt.Errorf("%w: %w", errInput, err)
 		}
-		return serve(cmd.Context(), cfg, stdout, stderr)
+		d := daemon{Config: cfg, getenv: getenv, stdout: stdout, log: newLog(stderr, cfg.Verbose)}
+		return d.serve(cmd.Context())
 	}
 	cmd.SetArgs(append([]string{}, args...)) // nil would mean os.Args
 	cmd.SetOut(stdout)
 	cmd.SetErr(stderr)
-	switch err := cmd.ExecuteContext(ctx); {
+	return ends(cmd.ExecuteContext(ctx), stderr)
+}
+
+// ends says what err is, and returns the exit code.
+func ends(err error, stderr io.Writer) int {
+	var trouble *account.Trouble
+	switch {
 	case err == nil:
 		return 0
 	case errors.Is(err, errInput):
 		fmt.Fprintf(stderr, "workerd: error: %v\nworkerd: hint: workerd --help lists the flags\n", err)
 		return exitInput
+	case errors.As(err, &trouble):
+		fmt.Fprintf(stderr, "workerd: error: %v\nworkerd: hint: %s\n", err, trouble.Hint)
 	default:
 		fmt.Fprintf(stderr, "workerd: error: %v\n", err)
-		return exitFailed
 	}
+	return exitFailed
+}
+
+// A daemon is one run of workerd.
+type daemon struct {
+	Config
+	getenv func(string) string
+	stdout io.Writer
+	log    *slog.Logger
 }
 
 // serve works until ctx ends or a signal comes.
-func serve(ctx context.Context, cfg Config, stdout, stderr io.Writer) (err error) {
-	if err := cfg.check(); err != nil {
-		return fmt.Errorf("%w: %w", errInput, err)
-	}
-	machine, err := cfg.machine()
+func (d daemon) serve(ctx context.Context) (err error) {
+	machine, err := d.machine()
 	if err != nil {
 		return fmt.Errorf("%w: %w", errInput, err)
 	}
-	log := newLog(stderr, cfg.Verbose)
-	l, err := local.Open(ctx, local.Config{Dir: cfg.Dir, Log: log})
+	s, err := d.open(ctx)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, l.Close()) }()
-	spool, err := l.Spool(cfg.Name)
+	defer func() { err = errors.Join(err, s.close()) }()
+	spool, err := s.spool(d.Name)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errInput, err)
 	}
@@ -99,30 +111,48 @@ func serve(ctx context.Context, cfg Config, stdout, stderr io.Writer) (err error
 	}
 	defer func() { err = errors.Join(err, jobs.Close()) }()
 	w, err := worker.New(worker.Config{
-		Engine: l.Engine, Roster: l.Store, Machine: cfg.Machine, Slots: cfg.Slots, Name: cfg.Name,
-		Runner: runner.Exec{Dir: jobs.Dir, Spares: &runner.Spares{}}, Runtimes: runner.Runtimes(machine.Runtimes), API: l.Handler(),
-		Spool: spool.Dir, Temp: jobs.Dir, Drain: cfg.Drain, Log: log,
+		Engine: s.engine, Roster: s.roster, Machine: d.Machine, Slots: d.Slots, Name: d.Name,
+		Runner: runner.Exec{Dir: jobs.Dir, Spares: &runner.Spares{}}, Runtimes: runner.Runtimes(machine.Runtimes), API: s.api,
+		Spool: spool.Dir, Temp: jobs.Dir, Lease: s.lease, Drain: d.Drain, Log: d.log,
 	})
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "working for %s as %s, %d slots, store %s, no sandbox\n", cfg.Machine, cfg.Name, cfg.Slots, cfg.Dir)
-	return work(ctx, w, l, cfg, log)
+	return d.work(ctx, w, s)
 }
 
-// work runs the worker and, unless it is told not to, a sweeper beside it.
-func work(ctx context.Context, w *worker.Worker, l *local.Local, cfg Config, log *slog.Logger) error {
-	ctx, stop := drainOnSignal(ctx, w, log)
-	defer stop()
-	var beside sync.WaitGroup
-	if !cfg.NoSweep {
-		sweeper := sweep.New(sweep.Config{Engine: l.Engine, Log: log})
-		beside.Go(func() { sweeper.Run(ctx) }) // it ends with ctx and by nothing else
+// open opens what is to be worked for.
+func (d daemon) open(ctx context.Context) (*site, error) {
+	if d.Stage != "" {
+		return d.openStage(ctx)
 	}
-	beside.Go(func() { l.Maintain(ctx) })
+	return openDir(ctx, d.Config, d.log)
+}
+
+// work runs the worker, and what belongs beside it.
+func (d daemon) work(ctx context.Context, w *worker.Worker, s *site) error {
+	ctx, stop := drainOnSignal(ctx, w, d.log)
+	defer stop()
+	beside, end := context.WithCancel(context.WithoutCancel(ctx)) // its health matters while it drains
+	defer end()
+	told := ""
+	if d.Health != "" {
+		at, wait, err := serveHealth(beside, d.Health, health{worker: w.Report, host: s.host})
+		if err != nil {
+			return err
+		}
+		defer wait()
+		defer end()
+		told = ", health at " + at
+	}
+	fmt.Fprintf(d.stdout, "working for %s as %s, %d slots, %s, no sandbox%s\n", d.Machine, d.Name, d.Slots, s.name, told)
+	var tasks sync.WaitGroup
+	for _, run := range s.beside {
+		tasks.Go(func() { run(ctx) })
+	}
 	err := w.Run(ctx)
 	stop()
-	beside.Wait()
+	tasks.Wait()
 	return err
 }
 

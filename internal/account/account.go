@@ -79,19 +79,19 @@ func ValidStage(name string) bool {
 	return stagePattern.MatchString(name) && name != "dlq" && name != "sdk"
 }
 
-// StackName is the name of a stage's stack.
-func StackName(stage string) string { return "modulate-" + stage }
-
 // Outputs returns the outputs of a stage's stack. ErrMissing, and the others
 // of [Trouble].
 func (a *Account) Outputs(ctx context.Context, stage string) (map[string]string, error) {
 	if err := a.Check(ctx); err != nil {
 		return nil, err
 	}
-	name := StackName(stage)
+	name := "modulate-" + stage // as template.yaml is deployed
 	out, err := cloudformation.NewFromConfig(a.Config).DescribeStacks(ctx, &cloudformation.DescribeStacksInput{StackName: &name})
 	if code(err) == "ValidationError" { // what CloudFormation says of a name that it does not know
-		return nil, a.NoStage("stack "+name, stage, err)
+		return nil, &Trouble{
+			Kind: ErrMissing, Text: fmt.Sprintf("there is no stack %s in %s%s", name, a.Config.Region, a.ofProfile()), Err: err,
+			Hint: fmt.Sprintf("deploy it with `sam build && sam deploy --config-env %s`, or set AWS_REGION and AWS_PROFILE to where it is", stage),
+		}
 	}
 	if err != nil {
 		return nil, a.Explain(err)

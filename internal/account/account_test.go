@@ -130,7 +130,7 @@ func TestClock(t *testing.T) {
 		text  string // "": it is right
 	}{
 		"right":  {0, ""},
-		"behind": {10 * time.Minute, "the clock of this machine is 10m"},
+		"behind": {10 * time.Minute, "behind that of AWS"},
 		"ahead":  {-10 * time.Minute, "ahead of that of AWS"},
 	} {
 		t.Run(name, func(t *testing.T) {

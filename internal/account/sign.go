@@ -43,9 +43,14 @@ func TargetOf(host string) (t Target, ok bool) {
 	return t, true
 }
 
-// Gateway is the target of a stage's API, whatever the name of its host: an
-// API may have a domain of its own.
-func Gateway(host string) Target { return Target{Host: host, Service: "execute-api"} }
+// Gateway is the target of a stage's API at that host. An API may have a domain
+// of its own, which says nothing: it is in the account's region then.
+func Gateway(host string) Target {
+	if t, ok := TargetOf(host); ok {
+		return t
+	}
+	return Target{Host: host, Service: "execute-api"}
+}
 
 // signatureAge is how far a clock may be off before AWS refuses signatures:
 // "Signature Version 4", AWS General Reference.

@@ -58,12 +58,12 @@ var refusals = map[string]error{
 	"PermanentRedirect":    ErrRegion, "AuthorizationHeaderMalformed": ErrRegion, "IllegalLocationConstraintException": ErrRegion,
 }
 
-// Explain returns err as a Trouble where it is one, else err itself: AWS may
-// have no capacity, or fail.
+// Explain returns err as a Trouble where it is one, the first of several, else
+// err itself: AWS may have no capacity, or fail.
 func (a *Account) Explain(err error) error {
 	var known *Trouble
-	if err == nil || errors.As(err, &known) {
-		return err
+	if errors.As(err, &known) {
+		return known
 	}
 	var answer smithy.APIError
 	if !errors.As(err, &answer) {
@@ -90,15 +90,6 @@ func (a *Account) Explain(err error) error {
 		}
 	}
 	return err
-}
-
-// NoStage says that a part of a stage is not there, such as "table
-// modulate-prod".
-func (a *Account) NoStage(what, stage string, err error) *Trouble {
-	return &Trouble{
-		Kind: ErrMissing, Text: fmt.Sprintf("there is no %s in %s", what, a.place()), Err: err,
-		Hint: fmt.Sprintf("deploy it with `sam build && sam deploy --config-env %s`, or set AWS_REGION and AWS_PROFILE to where it is", stage),
-	}
 }
 
 // SkewTrouble says by how much this machine's clock is wrong, where that is
@@ -178,8 +169,6 @@ func (a *Account) unanswered(err error) error {
 		Hint: fmt.Sprintf("see that the network is up and that the region %s is right (AWS_REGION, AWS_ENDPOINT_URL)", a.Config.Region),
 	}
 }
-
-func (a *Account) place() string { return a.Config.Region + a.ofProfile() }
 
 func (a *Account) ofProfile() string {
 	if a.profile == "" {
