@@ -33,6 +33,37 @@ func TestOutage(t *testing.T) {
 	t.Logf("%.3f executions a promise, %d settled late", sum.rate(), sum.faults["settled_late"])
 }
 
+// TestThrottleStorm has the store throttle nearly everything for longer than a
+// lease: scripts that end meanwhile are settled late, others are killed and run
+// again, and all of it is settled once.
+func TestThrottleStorm(t *testing.T) {
+	opt := usual()
+	opt.storm = 10 * time.Minute
+	sum := check(t, few(40), opt)
+	if sum.histories >= 40 && (sum.faults["settled_late"] == 0 || sum.faults["fenced"] == 0) {
+		t.Errorf("the storm was none: %v", sum.faults)
+	}
+	t.Logf("%.3f executions a promise, throttled %d times, %d settled late", sum.rate(), sum.faults["throttle_burst"], sum.faults["settled_late"])
+}
+
+// TestClocksApart sets every clock up to 10 minutes wrong: scripts run more
+// often, and nothing worse.
+func TestClocksApart(t *testing.T) {
+	opt := usual()
+	opt.wild = 1
+	sum := check(t, few(40), opt)
+	t.Logf("%.3f executions a promise", sum.rate())
+}
+
+// TestDeadLetters takes every message away that was received once, as a queue
+// does whose maxReceiveCount is 1: the sweep brings back what needs to be.
+func TestDeadLetters(t *testing.T) {
+	opt := usual()
+	opt.once = true
+	sum := check(t, few(40), opt)
+	t.Logf("%.3f executions a promise", sum.rate())
+}
+
 // TestMessagesExpire lets no worker come for 15 days, while messages live for
 // 14: the sweep sends again, and everything runs.
 func TestMessagesExpire(t *testing.T) {

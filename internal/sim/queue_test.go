@@ -68,10 +68,10 @@ func (q *queueOf) take(hide time.Duration) (d queue.Delivery, ok bool) {
 	}
 	m := visible[w.rng.IntN(len(visible))]
 	m.receives++
-	if w.opt.once {
-		hide = retention
-	}
-	if !w.fault("delivered_twice", 0.05) {
+	switch {
+	case w.opt.once:
+		q.messages = slices.DeleteFunc(q.messages, func(other *message) bool { return other == m })
+	case !w.fault("delivered_twice", 0.05):
 		m.visible = w.now.Add(hide)
 	}
 	return queue.Delivery{

@@ -97,7 +97,11 @@ func (s storeOf) write(name, id string, do func() error) error {
 
 func (w *world) throttles() bool {
 	burst := slices.ContainsFunc(w.bursts, func(v window) bool { return v.holds(w.now) })
-	return burst && w.fault("throttle_burst", 0.5)
+	often := 0.5
+	if w.opt.storm > 0 {
+		often = 0.95
+	}
+	return burst && w.fault("throttle_burst", often)
 }
 
 // Create implements [store.Store].

@@ -65,7 +65,8 @@ type options struct {
 	mutant      mutant
 	script      func(w *world) plan // nil: as drawn
 	doom        time.Duration       // after so long the first execution's worker dies
-	once        bool                // what was received once is never delivered again
+	once        bool                // what was received once is never delivered again: it is a dead letter
+	storm       time.Duration       // of throttling, nearly all that is asked, in every history
 	begin       time.Duration       // when the workers come
 	days        int                 // how long it takes; the deadlines are of 30 days then, and people look hourly
 }
@@ -124,6 +125,10 @@ func (w *world) drawWeather() {
 			from := w.now.Add(w.upTo(10 * time.Minute))
 			w.bursts = append(w.bursts, window{from, from.Add(w.upTo(time.Minute))})
 		}
+	}
+	if w.opt.storm > 0 {
+		from := w.now.Add(time.Minute + w.upTo(4*time.Minute))
+		w.bursts = []window{{from, from.Add(w.opt.storm)}}
 	}
 	if w.chance(0.3) {
 		w.lag = w.upTo(time.Minute)
