@@ -102,7 +102,7 @@ var rules = map[string]rule{
 	"internal/cloud": {
 		ours: append([]string{
 			"internal/account", "internal/store/dynamostore", "internal/queue/sqsqueue", "internal/blob/s3blob", "internal/blob/dynamoblob",
-		}, shell...),
+		}, edge...),
 		others: []string{awsSDK},
 	},
 

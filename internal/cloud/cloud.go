@@ -23,7 +23,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 
 	"modulate/internal/account"
+	"modulate/internal/api"
 	"modulate/internal/blob"
+	"modulate/internal/blob/dynamoblob"
 	"modulate/internal/blob/s3blob"
 	"modulate/internal/engine"
 	"modulate/internal/queue"
@@ -39,6 +41,11 @@ const (
 	MinLease  = 90 * time.Second
 	Retention = 30 * 24 * time.Hour // of a settled promise
 )
+
+// blobRetention is how long blobs are kept, in the table as by the bucket's
+// lifecycle (template.yaml): twice the longest life of a promise and the
+// retention after it, so that they outlive whatever names them.
+const blobRetention = 2 * (api.MaxDeadline + Retention)
 
 // Config says which stage to open.
 type Config struct {
@@ -87,7 +94,9 @@ func Open(ctx context.Context, cfg Config) (*Cloud, error) {
 	c.sqs = sqs.NewFromConfig(cfg.AWS)
 	c.Store = dynamostore.New(table, dynamostore.Config{Table: c.Table, Retention: Retention})
 	c.Queue = sqsqueue.New(c.sqs, c.Stage)
-	c.Blobs = blob.NewCache(s3blob.New(c.s3, c.Bucket))
+	c.Blobs = blob.NewCache(blob.BySize{
+		Small: dynamoblob.New(table, c.Table, blobRetention), Large: s3blob.New(c.s3, c.Bucket),
+	})
 	c.Engine = &engine.Engine{Store: c.Store, Queue: c.Queue, Blobs: c.Blobs, Log: cfg.Log, Alarm: MinLease}
 	return c, nil
 }
