@@ -17,10 +17,19 @@ import (
 	"modulate/internal/promise"
 )
 
-// said answers each request with the next, the last one for ever.
+// said answers each request with the next, the last one for ever. A read that
+// may be stale is an error.
 type said []string
 
 func (s *said) Do(req *http.Request) (*http.Response, error) {
+	asked, err := io.ReadAll(req.Body)
+	if err != nil {
+		return nil, err
+	}
+	_, call, _ := strings.Cut(req.Header.Get("X-Amz-Target"), ".")
+	if read := call == "GetItem" || call == "Query"; read && !strings.Contains(string(asked), `"ConsistentRead":true`) {
+		return nil, fmt.Errorf("a %s that may be stale: %s", call, asked)
+	}
 	body := (*s)[0]
 	if len(*s) > 1 {
 		*s = (*s)[1:]

@@ -18,7 +18,7 @@ import (
 	"modulate/internal/queue/sqsqueue"
 )
 
-// counted counts requests by what they ask for.
+// counted counts the requests that were granted, by what they ask for.
 type counted struct {
 	aws.HTTPClient
 	mu    sync.Mutex
@@ -27,10 +27,13 @@ type counted struct {
 
 func (c *counted) Do(req *http.Request) (*http.Response, error) {
 	_, call, _ := strings.Cut(req.Header.Get("X-Amz-Target"), ".")
-	c.mu.Lock()
-	c.calls[call]++
-	c.mu.Unlock()
-	return c.HTTPClient.Do(req)
+	res, err := c.HTTPClient.Do(req)
+	if err == nil && res.StatusCode == http.StatusOK {
+		c.mu.Lock()
+		c.calls[call]++
+		c.mu.Unlock()
+	}
+	return res, err
 }
 
 func TestAQueueDeletedAndMadeAgain(t *testing.T) {
