@@ -42,8 +42,23 @@ func Config(t testing.TB, endpoint string) aws.Config {
 		Region:       "us-east-1",
 		Credentials:  credentials.NewStaticCredentialsProvider("test", "test", ""),
 		BaseEndpoint: aws.String(endpoint),
-		HTTPClient:   &http.Client{Transport: transport},
+		HTTPClient:   &http.Client{Transport: plainBodies{transport}},
 	}
+}
+
+// plainBodies hides that the body of a request can write itself: smithy-go
+// closes it as soon as the answer is there, and writing itself then ends in
+// io.EOF, which net/http takes for a broken connection. What answers from the
+// same machine can be that fast: one reply in thousands was lost.
+type plainBodies struct{ http.RoundTripper }
+
+// RoundTrip is that of [http.RoundTripper].
+func (p plainBodies) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Body != nil {
+		r = r.WithContext(r.Context()) // a copy
+		r.Body = struct{ io.ReadCloser }{r.Body}
+	}
+	return p.RoundTripper.RoundTrip(r)
 }
 
 // patience is how long an emulator may take to start, on a busy machine.
