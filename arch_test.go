@@ -145,7 +145,7 @@ var rules = map[string]rule{
 			"internal/sqlite", "internal/store/sqlitestore",
 		}, edge...),
 	},
-	".": {},
+	".": {others: []string{"go.yaml.in/yaml/v3"}}, // tests only
 }
 
 // testLibraries are the modules that only tests and suites import.
