@@ -169,6 +169,19 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 	}
 }
 
+// A queue that is gone is looked for again: the answers are for that order.
+func TestAQueueIsLookedForAgain(t *testing.T) {
+	found := answer{200, "", `{"QueueUrl":"https://sqs.us-east-1.amazonaws.com/123456789012/modulate-dev-cpu"}`}
+	gone := answer{400, "AWS.SimpleQueueService.NonExistentQueue;Sender", `{"__type":"com.amazonaws.sqs#QueueDoesNotExist"}`}
+	sent := answer{200, "", `{"MessageId":"1","MD5OfMessageBody":"9dd4e461268c8034f5c8564e155c67a6"}`} // of "x"
+	q := stub(t, found, sent, sent, gone, found, sent)
+	for i, want := range []error{nil, nil, queue.ErrNoQueue, nil} {
+		if err := q.Send(t.Context(), "cpu", []byte("x"), 0); !errors.Is(err, want) {
+			t.Errorf("send %d: got %v, want %v", i+1, err, want)
+		}
+	}
+}
+
 // SQS lists queues by pages, of all that begin like ours.
 func TestMachinesReadsEveryPage(t *testing.T) {
 	q := stub(t,
