@@ -25,6 +25,12 @@ func name() string { return fmt.Sprintf("t%dx%d", os.Getpid(), named.Add(1)) }
 func Table(t testing.TB, client *dynamodb.Client) string {
 	t.Helper()
 	table := "modulate-" + name()
+	makeTable(t, client, table)
+	return table
+}
+
+func makeTable(t testing.TB, client *dynamodb.Client, table string) {
+	t.Helper()
 	keys := func(partition, sort string) []dynamotypes.KeySchemaElement {
 		return []dynamotypes.KeySchemaElement{
 			{AttributeName: &partition, KeyType: dynamotypes.KeyTypeHash},
@@ -53,7 +59,16 @@ func Table(t testing.TB, client *dynamodb.Client) string {
 			t.Error(err)
 		}
 	})
-	return table
+}
+
+// Stage makes a table, queues and a bucket under the names that a stage gives
+// them, and returns the stage and the bucket.
+func Stage(t testing.TB, cfg aws.Config, machines ...string) (stage, bucket string) {
+	t.Helper()
+	stage = Queues(t, sqs.NewFromConfig(cfg), machines...)
+	makeTable(t, dynamodb.NewFromConfig(cfg), "modulate-"+stage)
+	bucket = Bucket(t, s3.NewFromConfig(cfg, func(o *s3.Options) { o.UsePathStyle = true }))
+	return stage, bucket
 }
 
 // Queues makes the queues of machines, and those of their dead letters, in a
