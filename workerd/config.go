@@ -179,11 +179,11 @@ func (c *Config) ownName() string {
 
 // spoolDir is where outcomes are kept while AWS is away. What one worker has
 // left another of this user settles, so each user has its own.
-func (c *Config) spoolDir(getenv func(string) string) (string, error) {
+func (c *Config) spoolDir(user int, getenv func(string) string) (string, error) {
 	if c.Spool != "" {
 		return c.Spool, nil
 	}
-	if os.Geteuid() == 0 {
+	if user == 0 {
 		return "/var/lib/modulate", nil
 	}
 	if state := getenv("XDG_STATE_HOME"); filepath.IsAbs(state) { // XDG Base Directory Specification

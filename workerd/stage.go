@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -22,7 +23,7 @@ const checkTime = time.Minute
 // openStage opens a stage of the AWS account, if all of it is there that a
 // worker needs, and this machine's clock is right. *account.Trouble.
 func (d daemon) openStage(ctx context.Context) (*site, error) {
-	dir, err := d.spoolDir(d.getenv)
+	dir, err := d.spoolDir(os.Geteuid(), d.getenv)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errInput, err)
 	}

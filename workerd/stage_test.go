@@ -189,6 +189,7 @@ func TestStageThrottledAndDenied(t *testing.T) {
 	}
 	w.shows(t, 503, "the queue has not answered for ")
 	wire.denied.Store(false)
+	s.submit(t, "b", "pass", 30*time.Second) // ends the receive that waits
 	w.shows(t, 200, "ok")
 	for _, what := range []string{"the store", "the queue"} {
 		if n := strings.Count(w.errs.String(), what+" does not answer"); n != 1 {
