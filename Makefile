@@ -56,6 +56,10 @@ chaos: ## Real processes under kill -9 and SIGSTOP
 bench: ## Medians against a floor measured in the same run
 	go run ./bench
 
+.PHONY: bill
+bill: emulators ## What each kind of life sends to AWS, and its dollars per million
+	go test ./bench -count=1 -run TestBill -v | sed -n 's/^    bill_test.go:[0-9]*: //p'
+
 .PHONY: bench-large
 bench-large: ## The same on a store of a million settled promises
 	go run ./bench large

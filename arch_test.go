@@ -21,8 +21,8 @@ const module = "modulate/"
 
 // A rule says what the files of one package may import besides the standard
 // library: packages of ours, without the module's name, and modules of others
-// with all that is below them. Test files may also import anything of ours and
-// the testing libraries.
+// with all that is below them. Test files may also import anything of ours, the
+// testing libraries, and the AWS SDK for emulators.
 type rule struct {
 	ours   []string
 	others []string
@@ -132,13 +132,14 @@ var rules = map[string]rule{
 	},
 	"cmd/modulate": {
 		ours: append([]string{
-			"workerd/worker", "workerd/runner", "internal/local", "internal/server", "internal/spool",
+			"workerd/worker", "workerd/runner", "internal/local", "internal/server", "internal/spool", "internal/account",
 		}, edge...),
 		others: []string{
 			"github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/oklog/ulid/v2",
 			"golang.org/x/term", "golang.org/x/sys",
 		},
 	},
+	"localstack": {}, // tests only
 	"bench": {
 		ours: append([]string{
 			"workerd/runner", "internal/local", "internal/server",
@@ -234,7 +235,7 @@ func (r rule) allows(src source, imp string) bool {
 	}
 	others := r.others
 	if src.test {
-		others = slices.Concat(others, testLibraries)
+		others = slices.Concat(others, testLibraries, []string{awsSDK})
 	}
 	return slices.ContainsFunc(others, func(m string) bool { return imp == m || strings.HasPrefix(imp, m+"/") })
 }
