@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
@@ -105,8 +106,12 @@ func TestAPurgedQueueGoesOn(t *testing.T) {
 	})
 }
 
-// said answers every request with the next of answers, the last one for ever.
-type said []answer
+// said answers every request with the next of answers, the last one for ever,
+// and keeps what it was asked: the call and its JSON.
+type said struct {
+	answers []answer
+	asked   []string
+}
 
 type answer struct {
 	status      int
@@ -114,9 +119,15 @@ type answer struct {
 }
 
 func (s *said) Do(req *http.Request) (*http.Response, error) {
-	a := (*s)[0]
-	if len(*s) > 1 {
-		*s = (*s)[1:]
+	asked, err := io.ReadAll(req.Body)
+	if err != nil {
+		return nil, err
+	}
+	_, call, _ := strings.Cut(req.Header.Get("X-Amz-Target"), ".")
+	s.asked = append(s.asked, call+" "+string(asked))
+	a := s.answers[0]
+	if len(s.answers) > 1 {
+		s.answers = s.answers[1:]
 	}
 	header := http.Header{"Content-Type": {"application/x-amz-json-1.0"}}
 	if a.query != "" {
@@ -128,16 +139,16 @@ func (s *said) Do(req *http.Request) (*http.Response, error) {
 	}, nil
 }
 
-// stub returns a queue of stage dev in which SQS says that.
-func stub(t *testing.T, answers ...answer) *sqsqueue.Queue {
+// stub returns the queues of stage dev, about which SQS says that.
+func stub(t *testing.T, answers ...answer) (*sqsqueue.Queue, *said) {
 	cfg := emulator.Config(t, "http://127.0.0.1:1")
-	cfg.HTTPClient = (*said)(&answers)
+	wire := &said{answers: answers}
+	cfg.HTTPClient = wire
 	cfg.Retryer = func() aws.Retryer { return aws.NopRetryer{} }
-	return sqsqueue.New(sqs.NewFromConfig(cfg), "dev")
+	return sqsqueue.New(sqs.NewFromConfig(cfg), "dev"), wire
 }
 
 func TestErrorsSayWhatToDo(t *testing.T) {
-	found := answer{200, "", `{"QueueUrl":"https://sqs.us-east-1.amazonaws.com/123456789012/modulate-dev-gpu"}`}
 	denied := answer{403, "AccessDenied;Sender", `{"__type":"com.amazon.coral.service#AccessDeniedException",` +
 		`"message":"User: arn:aws:sts::123456789012:assumed-role/w/i is not authorized to perform: sqs:receivemessage"}`}
 	gone := answer{400, "AWS.SimpleQueueService.NonExistentQueue;Sender",
@@ -156,7 +167,8 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		"expired":            {[]answer{expired}, nil, []string{"modulate-dev-gpu", "expired"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := stub(t, c.answers...).Receive(t.Context(), "gpu", 1, 0, 0)
+			q, _ := stub(t, c.answers...)
+			_, err := q.Receive(t.Context(), "gpu", 1, 0, 0)
 			if err == nil || c.is != nil && !errors.Is(err, c.is) {
 				t.Fatalf("got %v, want %v", err, c.is)
 			}
@@ -169,22 +181,49 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 	}
 }
 
-// A queue that is gone is looked for again: the answers are for that order.
+var found = answer{200, "", `{"QueueUrl":"https://sqs.us-east-1.amazonaws.com/123456789012/modulate-dev-cpu"}`}
+
+// A queue is looked for once, and again when it is gone.
 func TestAQueueIsLookedForAgain(t *testing.T) {
-	found := answer{200, "", `{"QueueUrl":"https://sqs.us-east-1.amazonaws.com/123456789012/modulate-dev-cpu"}`}
 	gone := answer{400, "AWS.SimpleQueueService.NonExistentQueue;Sender", `{"__type":"com.amazonaws.sqs#QueueDoesNotExist"}`}
 	sent := answer{200, "", `{"MessageId":"1","MD5OfMessageBody":"9dd4e461268c8034f5c8564e155c67a6"}`} // of "x"
-	q := stub(t, found, sent, sent, gone, found, sent)
+	q, wire := stub(t, found, sent, sent, gone, found, sent)
 	for i, want := range []error{nil, nil, queue.ErrNoQueue, nil} {
 		if err := q.Send(t.Context(), "cpu", []byte("x"), 0); !errors.Is(err, want) {
 			t.Errorf("send %d: got %v, want %v", i+1, err, want)
+		}
+	}
+	var calls []string
+	for _, asked := range wire.asked {
+		call, _, _ := strings.Cut(asked, " ")
+		calls = append(calls, call)
+	}
+	if want := []string{"GetQueueUrl", "SendMessage", "SendMessage", "SendMessage", "GetQueueUrl", "SendMessage"}; !slices.Equal(calls, want) {
+		t.Errorf("asked for %q, want %q", calls, want)
+	}
+}
+
+// No message is visible before its time.
+func TestTimesAreRoundedUp(t *testing.T) {
+	const bit = 1001 * time.Millisecond
+	for want, call := range map[string]func(*sqsqueue.Queue) error{
+		`"DelaySeconds":2`:      func(q *sqsqueue.Queue) error { return q.Send(t.Context(), "cpu", []byte("x"), bit) },
+		`"VisibilityTimeout":2`: func(q *sqsqueue.Queue) error { return q.Extend(t.Context(), "cpu", "r", bit) },
+		`"VisibilityTimeout":2,"WaitTimeSeconds":3`: func(q *sqsqueue.Queue) error {
+			_, err := q.Receive(t.Context(), "cpu", 1, bit, 2*bit)
+			return err
+		},
+	} {
+		q, wire := stub(t, found, answer{200, "", "{}"})
+		if err := call(q); err != nil || !strings.Contains(wire.asked[1], want) {
+			t.Errorf("asked %q, want %s (%v)", wire.asked, want, err)
 		}
 	}
 }
 
 // SQS lists queues by pages, of all that begin like ours.
 func TestMachinesReadsEveryPage(t *testing.T) {
-	q := stub(t,
+	q, _ := stub(t,
 		answer{200, "", `{"QueueUrls":["https://sqs/1/modulate-dev-gpu-a100","https://sqs/1/modulate-dev-x.fifo"],"NextToken":"more"}`},
 		answer{200, "", `{"NextToken":"still more"}`},
 		answer{200, "", `{"QueueUrls":["https://sqs/1/modulate-dev-cpu"]}`},
