@@ -13,4 +13,4 @@ if [ -e "$STATE/docker" ]; then
 	docker compose -f "$here/compose.yaml" down
 	rm "$STATE/docker"
 fi
-rm -rf "$STATE/tmp" "$STATE/build" "$STATE/build.toml" "$STATE/workerd" "$STATE/url" "$STATE/url.new"
+rm -rf "$STATE/tmp" "$STATE/spool" "$STATE/build" "$STATE/build.toml" "$STATE/workerd" "$STATE/url" "$STATE/url.new"

@@ -16,7 +16,7 @@ log=$STATE/up.log
 unset AWS_PROFILE AWS_SESSION_TOKEN
 export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_REGION=us-east-1 AWS_DEFAULT_REGION=us-east-1
 export AWS_CONFIG_FILE=/dev/null AWS_SHARED_CREDENTIALS_FILE=/dev/null AWS_EC2_METADATA_DISABLED=true
-export SAM_CLI_TELEMETRY=0 SAM_CLI_POLL_DELAY=1 PATH=$sam:$PATH
+export SAM_CLI_TELEMETRY=0 SAM_CLI_POLL_DELAY=1
 
 main() {
 	if [ -e "$STATE/url" ]; then
@@ -92,10 +92,10 @@ stage() {
 	local architecture=x86_64
 	case $(uname -m) in arm64 | aarch64) architecture=arm64 ;; esac
 	cd "$root"
-	ARCHITECTURE=$architecture sam build --config-env local --build-dir "$STATE/build" \
+	ARCHITECTURE=$architecture "$sam/sam" build --config-env local --build-dir "$STATE/build" \
 		--parameter-overrides Architecture=$architecture
 	curl -sf -o /dev/null -X PUT "$endpoint/modulate-local-builds"
-	sam deploy --config-file "$root/samconfig.toml" --config-env local --template-file "$STATE/build/template.yaml" \
+	"$sam/sam" deploy --config-file "$root/samconfig.toml" --config-env local --template-file "$STATE/build/template.yaml" \
 		--parameter-overrides Stage=local Local=true Gateway=$gateway Architecture=$architecture AwsEndpointUrl="$endpoint"
 	"$sam/python" - >"$STATE/url.new" <<-'END'
 		import boto3
@@ -108,7 +108,7 @@ stage() {
 machines() {
 	local machine pids=() pid
 	for machine in $MACHINES; do
-		make --no-print-directory deploy-machine STAGE=local MACHINE="$machine" PARAMETERS=Local=true &
+		PATH=$sam:$PATH make --no-print-directory deploy-machine STAGE=local MACHINE="$machine" PARAMETERS=Local=true &
 		pids+=($!)
 	done
 	go build -o "$STATE/workerd" ./workerd
@@ -117,7 +117,7 @@ machines() {
 	done
 	for machine in $MACHINES; do
 		start "workerd-$machine" "$STATE/workerd" --stage local --machine "$machine" --slots 2 --drain 5s \
-			--name "local-$machine" --url "$(cat "$STATE/url.new")"
+			--name "local-$machine" --spool "$STATE/spool" --url "$(cat "$STATE/url.new")"
 	done
 	for machine in $MACHINES; do
 		ready 30 "workerd-$machine" grep -q '^working for ' "$STATE/workerd-$machine.log"
