@@ -84,7 +84,7 @@ var rules = map[string]rule{
 	"internal/lambdahttp": {
 		ours: []string{"internal/api"}, others: []string{"github.com/aws/aws-lambda-go/lambdacontext", "github.com/go-json-experiment/json"},
 	},
-	"internal/lambdatest": {},                                     // tests only
+	"internal/lambdatest": {others: []string{awsSDK}},             // tests and benchmarks only
 	"internal/sim":        {},                                     // tests only
 	"internal/chaos":      {others: []string{"golang.org/x/sys"}}, // tests only
 	"internal/account":    {others: []string{awsSDK, "github.com/aws/smithy-go"}},
@@ -139,11 +139,10 @@ var rules = map[string]rule{
 			"golang.org/x/term", "golang.org/x/sys",
 		},
 	},
-	"localstack": {}, // tests only
 	"bench": {
 		ours: append([]string{
 			"workerd/runner", "internal/local", "internal/server",
-			"internal/sqlite", "internal/store/sqlitestore",
+			"internal/sqlite", "internal/store/sqlitestore", "internal/lambdatest",
 		}, edge...),
 	},
 	".": {others: []string{"go.yaml.in/yaml/v3"}}, // tests only
