@@ -21,8 +21,8 @@ const module = "modulate/"
 
 // A rule says what the files of one package may import besides the standard
 // library: packages of ours, without the module's name, and modules of others
-// with all that is below them. Test files may also import anything of ours, the
-// testing libraries, and the AWS SDK for emulators.
+// with all that is below them. Test files may also import anything of ours and
+// the testing libraries.
 type rule struct {
 	ours   []string
 	others []string
@@ -143,7 +143,8 @@ var rules = map[string]rule{
 		ours: append([]string{
 			"workerd/runner", "internal/local", "internal/server",
 			"internal/sqlite", "internal/store/sqlitestore", "internal/lambdatest",
-		}, edge...),
+			others: []string{awsSDK}, // its tests
+	}, edge...),
 	},
 	".": {others: []string{"go.yaml.in/yaml/v3"}}, // tests only
 }
@@ -234,7 +235,7 @@ func (r rule) allows(src source, imp string) bool {
 	}
 	others := r.others
 	if src.test {
-		others = slices.Concat(others, testLibraries, []string{awsSDK})
+		others = slices.Concat(others, testLibraries)
 	}
 	return slices.ContainsFunc(others, func(m string) bool { return imp == m || strings.HasPrefix(imp, m+"/") })
 }
