@@ -143,8 +143,8 @@ var rules = map[string]rule{
 		ours: append([]string{
 			"workerd/runner", "internal/local", "internal/server",
 			"internal/sqlite", "internal/store/sqlitestore", "internal/lambdatest",
-			others: []string{awsSDK}, // its tests
-	}, edge...),
+		}, edge...),
+		others: []string{awsSDK}, // its tests
 	},
 	".": {others: []string{"go.yaml.in/yaml/v3"}}, // tests only
 }
