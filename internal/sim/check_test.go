@@ -42,6 +42,7 @@ type plan struct {
 	canceled   bool // somebody asks for that
 	settles    bool // somebody settles it from outside
 	runs       time.Duration
+	poison     time.Duration // after so long it kills its worker, each time; 0: never
 	children   int
 	cause      promise.Cause
 	retry      promise.Retry

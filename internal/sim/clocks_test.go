@@ -64,6 +64,38 @@ func TestDeadLetters(t *testing.T) {
 	t.Logf("%.3f executions a promise", sum.rate())
 }
 
+// TestPoison has a script kill its worker each time, beside four that share the
+// workers with it: it is given up after exactly as many attempts as a promise
+// may lose, and the others come to their ends.
+func TestPoison(t *testing.T) {
+	opt := options{submissions: 5, horizon: 2 * time.Hour, calm: true, script: func(w *world) plan {
+		p := plan{runs: 5 * time.Second, cause: promise.CauseOK, lease: usualLease}
+		if len(w.plans) == 0 { // p0
+			p.poison = 2 * time.Second
+		}
+		return p
+	}}
+	many(few(40), opt, func(seed uint64, w *world) bool {
+		for _, b := range w.broken {
+			t.Errorf("seed %d: %s", seed, b)
+		}
+		runs := map[string]int{}
+		for _, x := range w.executions {
+			runs[x.id]++
+		}
+		for _, id := range w.order {
+			rec := w.records[id]
+			switch {
+			case id != "p0" && rec.State != promise.Resolved:
+				t.Errorf("seed %d: %s is %s (%s)", seed, id, rec.State, rec.Outcome.Cause)
+			case id == "p0" && (rec.Outcome.Cause != promise.CauseExhausted || runs[id] != promise.MaxCrashes+1 || rec.Outcome.Error.Detail == ""):
+				t.Errorf("seed %d: the poison is %s (%s) after %d runs: %+v", seed, rec.State, rec.Outcome.Cause, runs[id], rec.Outcome.Error)
+			}
+		}
+		return !t.Failed()
+	})
+}
+
 // TestMessagesExpire lets no worker come for 15 days, while messages live for
 // 14: the sweep sends again, and everything runs.
 func TestMessagesExpire(t *testing.T) {

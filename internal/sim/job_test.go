@@ -33,6 +33,10 @@ func (j *job) drawFate(d time.Duration) {
 	if w.opt.doom > 0 && len(w.executions) == 1 {
 		j.fate.crash = w.now.Add(w.opt.doom)
 	}
+	if poison := w.plans[j.rec.ID].poison; poison > 0 {
+		j.fate.crash = w.now.Add(poison)
+		return
+	}
 	during := func() promise.Time { return w.now.Add(w.upTo(d + time.Second)) }
 	share := 1 / float64(j.d.slots) // a crash takes every slot with it
 	switch {
