@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"modulate/internal/account"
 	"modulate/internal/api"
 	"modulate/internal/local"
 )
@@ -24,13 +25,15 @@ type service struct {
 	local  *local.Local // the store, where no server is; else nil
 	here   *here        // what runs promises, once waiting has begun on local
 	app    *app
+
+	progressEvery time.Duration // how often a person who waits is told anew
 }
 
-// connect finds the service: a server that is named, the worker of the script
-// that this command is part of, a dev that runs on the folder, or the folder's
+// connect finds the service: a server or a stage that is named, the worker of
+// the script that this command is part of, a dev that runs on the folder, or the folder's
 // store itself, which is made if it is not there.
 func (a *app) connect(ctx context.Context) (*service, error) {
-	svc, err := a.remote()
+	svc, err := a.remote(ctx)
 	if svc != nil || err != nil {
 		return svc, err
 	}
@@ -38,7 +41,8 @@ func (a *app) connect(ctx context.Context) (*service, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &service{app: a, local: l, client: api.NewClient("http://localhost", api.HandlerTransport(l.Handler()))}, nil
+	client := api.NewClient("http://localhost", api.HandlerTransport(l.Handler()))
+	return &service{app: a, local: l, client: client, progressEvery: progressEvery}, nil
 }
 
 // errNoStore: there is neither a server nor a store to look into.
@@ -46,7 +50,7 @@ var errNoStore = errors.New("there is no store and no server")
 
 // look is connect for a command that only looks: it makes no store. errNoStore.
 func (a *app) look(ctx context.Context) (*service, error) {
-	svc, err := a.remote()
+	svc, err := a.remote(ctx)
 	if svc != nil || err != nil {
 		return svc, err
 	}
@@ -68,7 +72,14 @@ func (a *app) lookFor(ctx context.Context, id string) (*service, error) {
 }
 
 // remote returns the service of another process, or nil where there is none.
-func (a *app) remote() (*service, error) {
+func (a *app) remote(ctx context.Context) (*service, error) {
+	stage, err := a.whichStage()
+	if err != nil {
+		return nil, err
+	}
+	if stage != "" {
+		return a.onStage(ctx, stage)
+	}
 	base := a.url
 	if base == "" {
 		base, _ = a.getenv("MODULATE_URL")
@@ -77,6 +88,9 @@ func (a *app) remote() (*service, error) {
 		u, err := url.Parse(base)
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 			return nil, badInput("--url %q: want a URL such as http://127.0.0.1:8700", base)
+		}
+		if _, aws := account.TargetOf(u.Host); aws {
+			return a.onAWS(ctx, base)
 		}
 		return a.over(&link{next: newTransport(), address: base}, base), nil
 	}
@@ -118,7 +132,7 @@ func newTransport() http.RoundTripper {
 }
 
 func (a *app) over(l *link, base string) *service {
-	return &service{app: a, link: l, client: api.NewClient(base, l)}
+	return &service{app: a, link: l, client: api.NewClient(base, l), progressEvery: progressEvery}
 }
 
 // close ends the connection, or closes the store.

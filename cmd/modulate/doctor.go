@@ -37,17 +37,29 @@ func (a *app) doctorCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "doctor", Short: "Look for what is wrong with the store and this machine", Args: noArgs,
 		Long: `Look at the server that would be used, the store, who holds it, the
-interpreters and the devices of this machine. A line for each, which begins with
-ok or BAD; exit code 125 when one is bad. Nothing is changed.`,
+interpreters and the devices of this machine; with --stage at the credentials,
+the stage's stack, the clock, and the machines that have workers. A line for
+each, which begins with ok or BAD; exit code 125 when one is bad. Nothing is
+changed.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.doctor(cmd.Context()) },
 	}
 }
 
 func (a *app) doctor(ctx context.Context) error {
-	code, d := 0, &examination{app: a}
-	for _, look := range []func(context.Context) finding{
+	stage, err := a.whichStage()
+	if err != nil {
+		return err
+	}
+	d := &examination{app: a}
+	looks := []func(context.Context) finding{
 		d.seeWriter, d.seeServer, d.seeStore, d.seeRoom, seePython, seeOthers, seeDevices,
-	} {
+	}
+	if stage != "" {
+		s := &stageExamination{examination: d, stage: stage}
+		looks = []func(context.Context) finding{s.seeCredentials, s.seeStack, s.seeClock, s.seeRouter}
+	}
+	code := 0
+	for _, look := range looks {
 		f := look(ctx)
 		word := "ok"
 		if f.bad {
@@ -68,7 +80,7 @@ type examination struct {
 
 // seeServer tells who answers the commands of this folder.
 func (d *examination) seeServer(ctx context.Context) finding {
-	svc, err := d.remote()
+	svc, err := d.remote(ctx)
 	if err != nil {
 		return finding{"server", true, err.Error()}
 	}
@@ -76,24 +88,30 @@ func (d *examination) seeServer(ctx context.Context) finding {
 		return finding{"server", false, "none: commands work on " + d.storeDir() + " themselves"}
 	}
 	defer svc.close()
+	f := svc.examine(ctx)
+	if held := d.devHolder(); !f.bad && held != nil && held.PID != 0 {
+		f.text += fmt.Sprintf("; dev is process %d", held.PID)
+	}
+	return f
+}
+
+// examine asks a server for its machines.
+func (s *service) examine(ctx context.Context) finding {
 	ctx, cancel := context.WithTimeout(ctx, serverTime)
 	defer cancel()
 	began := time.Now()
-	all, err := svc.client.Machines(ctx)
+	all, err := s.client.Machines(ctx)
 	if errors.Is(err, context.DeadlineExceeded) {
-		return finding{"server", true, fmt.Sprintf("%s does not answer within %s", svc.client.Address(), serverTime)}
+		return finding{"server", true, fmt.Sprintf("%s does not answer within %s", s.client.Address(), serverTime)}
 	}
 	if err != nil {
-		return finding{"server", true, err.Error()}
+		return finding{"server", true, withHint(err)}
 	}
 	var machines []string
 	for _, m := range all.Items {
 		machines = append(machines, fmt.Sprintf("%s (%d workers)", m.Name, len(m.Workers)))
 	}
-	text := fmt.Sprintf("%s answers in %s; machines: %s", svc.client.Address(), span(time.Since(began)), strings.Join(machines, ", "))
-	if held := d.devHolder(); held != nil && held.PID != 0 {
-		text += fmt.Sprintf("; dev is process %d", held.PID)
-	}
+	text := fmt.Sprintf("%s answers in %s; machines: %s", s.client.Address(), span(time.Since(began)), strings.Join(machines, ", "))
 	return finding{"server", false, text}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"modulate/internal/account"
 	"modulate/internal/api"
 	"modulate/internal/promise"
 	"modulate/internal/store"
@@ -88,6 +89,10 @@ func asFailure(err error) *failure {
 	var f *failure
 	if errors.As(err, &f) {
 		return f
+	}
+	var trouble *account.Trouble
+	if errors.As(err, &trouble) {
+		return awsFailure(trouble)
 	}
 	var gone *api.Unreachable
 	if errors.As(err, &gone) {

@@ -41,6 +41,10 @@ func (l *link) RoundTrip(req *http.Request) (*http.Response, error) {
 		req.URL.Host, req.Host = host, host
 	}
 	resp, err := l.next.RoundTrip(req)
+	err = barred(err)
+	if errors.Is(err, api.ErrBarred) {
+		return nil, err
+	}
 	if err == nil || req.Context().Err() == nil {
 		l.note(err)
 	}

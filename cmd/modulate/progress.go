@@ -43,7 +43,7 @@ func (w *watch) progress(ctx context.Context) {
 			w.hint(fmt.Sprintf("no worker of %s is up: start `workerd --machine %[1]s`, or `modulate dev` with %[1]s among its --machines", v.promise.Machine))
 		}
 		w.setStatus(v.text())
-		pause(ctx, progressEvery)
+		pause(ctx, w.svc.progressEvery)
 	}
 }
 

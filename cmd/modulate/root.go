@@ -27,10 +27,11 @@ type app struct {
 	signals *signals
 
 	// Flags of every command.
-	url  string
-	dir  string
-	json bool
-	raw  bool
+	url   string
+	stage string
+	dir   string
+	json  bool
+	raw   bool
 }
 
 // run does what the arguments say and returns the exit code.
@@ -61,8 +62,8 @@ const longHelp = `Modulate runs your scripts on the right machines, and never lo
   modulate wait ID                          wait for its end, through any restart
   modulate dev                              a whole server for this folder
 
-Without --url, and without a running dev, the commands work on the store in
-.modulate of the current directory themselves.`
+Without --url or --stage, and without a running dev, the commands work on the
+store in .modulate of the current directory themselves.`
 
 const exitHelp = `Exit codes:
   the script's own; 128+N when signal N killed it; 124 timeout or deadline;
@@ -118,6 +119,7 @@ func (a *app) root() *cobra.Command {
 func (a *app) addFlags(root *cobra.Command) {
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.url, "url", "", "`URL` of the server (MODULATE_URL)")
+	flags.StringVar(&a.stage, "stage", "", "`STAGE` of an AWS account, found by its stack (MODULATE_STAGE)")
 	flags.StringVar(&a.dir, "dir", "", "`FOLDER` of the store (MODULATE_DIR; else .modulate)")
 	flags.BoolVar(&a.json, "json", false, "print promises as JSON, one a line")
 	flags.BoolVar(&a.raw, "raw", false, "do not strip terminal escapes from a script's output")

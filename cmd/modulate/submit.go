@@ -80,7 +80,7 @@ func (s *submission) addFlags(cmd *cobra.Command) {
 	f.StringVar(&s.mode, "mode", "", "the `MODE`: rpc, rfi or detached")
 	f.StringVar(&s.parent, "parent", "", "the `ID` of its parent, for an rfi or rpc")
 	f.StringArrayVar(&s.tags, "tag", nil, "keep `NAME=VALUE` with the promise (repeatable)")
-	f.Var(&s.lease, "lease", "how long a dead worker's claim lasts: 1s to 15m (default 30s)")
+	f.Var(&s.lease, "lease", "how long a dead worker's claim lasts: 1s to 15m (default 30s), on AWS 90s to 15m (default 120s)")
 	completeFlags(cmd)
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"modulate/internal/account"
 	"modulate/internal/api"
 )
 
@@ -134,14 +135,17 @@ func (a *app) awaited(ctx context.Context, svc *service, id, saveDir string, fir
 }
 
 // unfinished adds to err, where it is us who did not wait for the end of ids,
-// how to go on.
+// or may not any more, how to go on.
 func (a *app) unfinished(err error, ids ...string) error {
-	if !stopped(err) {
+	if !stopped(err) && !errors.Is(err, account.ErrCredentials) {
 		return err
 	}
 	again := "modulate wait " + strings.Join(ids, " ")
 	if a.url != "" {
 		again += " --url " + a.url
+	}
+	if a.stage != "" {
+		again += " --stage " + a.stage
 	}
 	if a.dir != "" {
 		again += " --dir " + a.dir

@@ -52,9 +52,9 @@ func Gateway(host string) Target {
 	return Target{Host: host, Service: "execute-api"}
 }
 
-// signatureAge is how far a clock may be off before AWS refuses signatures:
+// SignatureAge is how far a clock may be off before AWS refuses signatures:
 // "Signature Version 4", AWS General Reference.
-const signatureAge = 5 * time.Minute
+const SignatureAge = 5 * time.Minute
 
 // A Transport signs requests to its target, by Signature Version 4, and
 // carries all others as they are: a presigned URL is its own proof. What AWS
@@ -181,12 +181,12 @@ func (r *refusal) expired() bool { return strings.Contains(r.said, "expired") }
 
 // renewable reports whether fresher credentials may help.
 func (r *refusal) renewable() bool {
-	return r.ahead.Abs() < signatureAge && (r.expired() || r.said == bare)
+	return r.ahead.Abs() < SignatureAge && (r.expired() || r.said == bare)
 }
 
 func (r *refusal) trouble(a *Account) *Trouble {
 	switch {
-	case r.ahead.Abs() >= signatureAge:
+	case r.ahead.Abs() >= SignatureAge:
 		return clockTrouble(r.ahead, nil)
 	case r.expired():
 		return a.refused(r.said, nil)

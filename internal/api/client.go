@@ -29,6 +29,11 @@ const (
 	tryLimit     = 30 * time.Second
 )
 
+// ErrBarred is what a transport returns where the way to the server is barred,
+// and no try again helps: the caller cannot prove who it is, perhaps. A Client
+// returns that error as it is.
+var ErrBarred = errors.New("the way to the server is barred")
+
 // Client speaks the API to one server. Its methods may be called from any
 // goroutine; its exported fields are set before use.
 //
@@ -147,6 +152,9 @@ func (c *Client) once(ctx context.Context, q call, read func(*http.Response) err
 	if errors.As(err, &inner) {
 		err = inner.Err
 	}
+	if errors.Is(err, ErrBarred) {
+		return err
+	}
 	return &Unreachable{Address: c.address, Err: err}
 }
 
@@ -222,6 +230,10 @@ func readError(resp *http.Response) error {
 	e := &Error{RetryAfter: parseRetryAfter(resp.Header.Get("Retry-After"))}
 	if json.Unmarshal(body, &e.Problem, jsontext.AllowDuplicateNames(true)) != nil || e.Type == "" {
 		text, _, _ := strings.Cut(strings.TrimSpace(string(body[:min(len(body), 200)])), "\n")
+		var gateway struct{ Message string } // what API Gateway answers in its own name
+		if json.Unmarshal(body, &gateway, json.MatchCaseInsensitiveNames(true)) == nil && gateway.Message != "" {
+			text = gateway.Message
+		}
 		e.Problem = Problem{Type: blankType, Title: http.StatusText(resp.StatusCode), Detail: strings.ToValidUTF8(text, "")}
 		if e.Detail == "" {
 			e.Detail = resp.Status

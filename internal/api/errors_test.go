@@ -85,13 +85,13 @@ func TestForeignAnswers(t *testing.T) {
 		says   string
 	}{
 		{502, "<html>Bad Gateway</html>\nmore", ErrUnavailable, "<html>Bad Gateway</html>"},
-		{503, `{"message":"Service Unavailable"}`, ErrUnavailable, `{"message":"Service Unavailable"}`},
+		{503, `{"message":"Service Unavailable"}`, ErrUnavailable, "Service Unavailable"},
 		{504, "", ErrUnavailable, "504 Gateway Timeout"},
 		{429, "slow down", ErrUnavailable, "slow down"},
 		{404, "404 page not found", nil, "404 page not found"},
-		{403, `{"Message":"no"}`, nil, `{"Message":"no"}`},
+		{403, `{"Message":"no"}`, nil, "no"},
 		{500, `{"type":"about:blank","title":"Internal Server Error","status":500}`, ErrUnavailable, "Internal Server Error"},
-		{500, `{"message":"Internal Server Error"}`, ErrUnavailable, `{"message":"Internal Server Error"}`},
+		{500, `{"message":"Internal Server Error"}`, ErrUnavailable, "Internal Server Error"},
 		{400, `{"type":"urn:modulate:newer","title":"a sentinel of a newer server","detail":"say why"}`, nil, "say why"},
 	}
 	for _, tt := range tests {
