@@ -68,6 +68,7 @@ func TestScript(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	aws := newFakeAWS(t)
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
 		RequireExplicitExec: true,
@@ -76,6 +77,9 @@ func TestScript(t *testing.T) {
 			env.Setenv("EXAMPLES", examples)
 			env.Setenv("CLI", cli)
 			env.Setenv("HOME", env.WorkDir)
+			env.Setenv("FAKEAWS", aws.url)
+			env.Setenv("AWS_EC2_METADATA_DISABLED", "true") // nobody is asked who this machine is
+			env.Setenv("AWS_MAX_ATTEMPTS", "1")
 			env.Setenv("GORACE", "atexit_sleep_ms=0") // a second at each end, otherwise
 			return nil
 		},
