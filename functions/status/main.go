@@ -20,7 +20,12 @@ import (
 
 // pollEvery is how often a client is to ask whose wait is over. A second of
 // waiting costs more than a poll a second would, and a poll every 5 s a sixth.
-const pollEvery = 5 * time.Second
+// logPoll is how often the blobs are looked at for the output that somebody
+// follows: a look costs three times as much as a read.
+const (
+	pollEvery = 5 * time.Second
+	logPoll   = time.Second
+)
 
 func main() {
 	if err := run(context.Background(), os.Getenv, os.Stdout); err != nil {
@@ -41,7 +46,7 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 		return err
 	}
 	lambda.StartWithOptions(lambdahttp.New(read.New(read.Config{
-		Engine: c.Engine, Roster: c.Store, Owner: owner, RetryAfter: pollEvery, Log: log,
+		Engine: c.Engine, Roster: c.Store, Owner: owner, RetryAfter: pollEvery, LogPoll: logPoll, Log: log,
 	}), log), lambda.WithContext(ctx))
 	return nil
 }
