@@ -64,6 +64,10 @@ bill: emulators ## What each kind of life sends to AWS, and its dollars per mill
 bench-large: ## The same on a store of a million settled promises
 	go run ./bench large
 
+.PHONY: bench-lambda
+bench-lambda: ## The router as a Lambda function, warm and cold, against a stub of AWS; the functions' zips
+	go run ./bench lambda
+
 .PHONY: vuln
 vuln: ## Known vulnerabilities in what we depend on (needs the network)
 	go tool govulncheck ./...

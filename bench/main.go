@@ -5,6 +5,7 @@
 //
 //	go run ./bench          the figures of README
 //	go run ./bench large    with a million settled promises in the store
+//	go run ./bench lambda   the router as a Lambda function, against a stub of AWS
 //
 // The server under test is a process of its own: this program run again, with
 // the store, queue, HTTP and worker loop that `modulate dev` has, and for the
@@ -39,12 +40,14 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		return figures(ctx, stdout)
 	case args[0] == "large" && len(args) == 1:
 		return large(ctx, stdout)
+	case args[0] == "lambda" && len(args) == 1:
+		return lambda(ctx, stdout)
 	case args[0] == "echo" && len(args) == 1:
 		return serveEcho(ctx, ready)
 	case (args[0] == "noop" || args[0] == "exec") && len(args) == 3:
 		return serve(ctx, args[0], args[1], args[2], ready)
 	}
-	return fmt.Errorf("what to measure? bench [large], not %q", args)
+	return fmt.Errorf("what to measure? bench [large|lambda], not %q", args)
 }
 
 // rounds is how often each figure is taken.

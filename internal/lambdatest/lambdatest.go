@@ -7,10 +7,13 @@
 package lambdatest
 
 import (
+	"archive/zip"
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"sync"
@@ -37,6 +40,26 @@ func Build(ctx context.Context, dir, command, goarch string) (string, error) {
 		return "", fmt.Errorf("building %s: %w\n%s", command, err, said)
 	}
 	return out, nil
+}
+
+// ZipSize returns how many bytes a program has in the zip that is sent to
+// Lambda.
+func ZipSize(program string) (int, error) {
+	content, err := os.ReadFile(program)
+	if err != nil {
+		return 0, err
+	}
+	var out bytes.Buffer
+	z := zip.NewWriter(&out)
+	f, err := z.Create("bootstrap")
+	if err != nil {
+		return 0, err
+	}
+	if _, err := f.Write(content); err != nil {
+		return 0, err
+	}
+	err = z.Close()
+	return out.Len(), err
 }
 
 // Config says how to run a function. Only Bootstrap must be set.

@@ -388,3 +388,15 @@ func TestThrottled(t *testing.T) {
 	w.aws.instead("PutItem", nil)
 	w.submit("t")
 }
+
+// What is sent to Lambda stays small: the larger it is, the slower it starts.
+func TestZips(t *testing.T) {
+	if testing.Short() {
+		t.Skip("short: it builds the functions")
+	}
+	for _, name := range []string{"router", "status", "sweeper"} {
+		if size, err := ZipSize(bootstrap(t, name)); err != nil || size > 8_000_000 {
+			t.Errorf("the zip of %s: %d bytes, %v; want 8 MB at most", name, size, err)
+		}
+	}
+}

@@ -26,11 +26,15 @@ import (
 	"modulate/workerd/worker"
 )
 
-func TestMain(m *testing.M) { emulator.Main(m) }
+func TestMain(m *testing.M) {
+	emulator.Main(m)
+	os.RemoveAll(programs.dir)
+}
 
 // programs are the bootstraps, built once.
 var programs struct {
 	sync.Once
+	dir  string
 	path map[string]string
 	err  error
 }
@@ -38,11 +42,11 @@ var programs struct {
 func bootstrap(t *testing.T, name string) string {
 	t.Helper()
 	programs.Do(func() {
-		dir, err := os.MkdirTemp("", "lambdatest-")
-		programs.path, programs.err = map[string]string{}, err
+		programs.dir, programs.err = os.MkdirTemp("", "lambdatest-")
+		programs.path = map[string]string{}
 		for _, name := range []string{"router", "status", "sweeper"} {
 			if programs.err == nil {
-				programs.path[name], programs.err = Build(context.Background(), dir, "functions/"+name, "")
+				programs.path[name], programs.err = Build(context.Background(), programs.dir, "functions/"+name, "")
 			}
 		}
 	})
