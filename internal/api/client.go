@@ -187,6 +187,7 @@ func (c *Client) request(ctx context.Context, q call) (*http.Request, error) {
 			req.Body = http.NoBody
 		}
 	}
+	req.Header.Set("Accept", "*/*") // else a REST API of API Gateway leaves bytes in base64
 	for name, values := range q.header {
 		req.Header[name] = values
 	}
