@@ -70,7 +70,7 @@ works() {
 
 emulator_ministack() {
 	endpoint=http://127.0.0.1:$PORT
-	gateway=http
+	gateway=${GATEWAY:-http}
 	[ -x "$root/.emulators/ministack/bin/ministack" ] || fail "MiniStack is missing: make emulators installs it"
 	mkdir -p "$STATE/tmp"
 	# A clean environment, because functions inherit it.
@@ -82,7 +82,7 @@ emulator_ministack() {
 
 emulator_docker() {
 	endpoint=http://localhost.localstack.cloud:$PORT # is the emulator in its containers too
-	gateway=rest
+	gateway=${GATEWAY:-rest} # the free LocalStack has no API Gateway v2
 	touch "$STATE/docker"
 	PORT=$PORT docker compose -f "$here/compose.yaml" up --detach --wait
 }
