@@ -87,7 +87,9 @@ type Store interface {
 
 	// Children returns up to limit descendants of id with ids greater than
 	// after, in ascending order of ids: children, their children, and so on.
-	// What is detached is nobody's descendant.
+	// What is detached is nobody's descendant. A colon behind a dot starts a
+	// graph of its own: P.1:x is a descendant of P.1, and whether of P too is
+	// the store's choice.
 	Children(ctx context.Context, id, after string, limit int) ([]promise.Record, error)
 }
 

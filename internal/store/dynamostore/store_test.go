@@ -1,18 +1,13 @@
 package dynamostore_test
 
 import (
-	"context"
-	"fmt"
-	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
-	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"modulate/internal/emulator"
+	"modulate/internal/promise"
 	"modulate/internal/store"
 	"modulate/internal/store/dynamostore"
 	"modulate/internal/store/storetest"
@@ -25,8 +20,9 @@ var emulators = map[string]func(testing.TB) string{
 	"MiniStack": emulator.AWS, "DynamoDBLocal": emulator.DynamoDB,
 }
 
-// overEach runs a test over each emulator.
+// overEach runs a test over each emulator, at once.
 func overEach(t *testing.T, test func(t *testing.T, endpoint string)) {
+	t.Parallel()
 	for name, endpoint := range emulators {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -35,50 +31,69 @@ func overEach(t *testing.T, test func(t *testing.T, endpoint string)) {
 	}
 }
 
-var tables atomic.Int64
+const retention = 30 * 24 * time.Hour
 
-// open makes a table and returns the store in it.
-func open(t *testing.T, endpoint string, options ...func(*dynamodb.Options)) *dynamostore.Store {
+// open makes a table and returns the store in it, whose requests go through
+// the wire, if one is given.
+func open(t *testing.T, endpoint string, wires ...wire) *dynamostore.Store {
 	t.Helper()
 	cfg := emulator.Config(t, endpoint)
-	table := fmt.Sprintf("modulate-%d", tables.Add(1))
-	createTable(t, dynamodb.NewFromConfig(cfg), table)
-	return dynamostore.New(dynamodb.NewFromConfig(cfg, options...), dynamostore.Config{Table: table, Retention: 30 * 24 * time.Hour})
-}
-
-// createTable makes a table by the schema of the package's comment, as the
-// template does.
-func createTable(t *testing.T, client *dynamodb.Client, table string) {
-	t.Helper()
-	keys := func(partition, sort string) []types.KeySchemaElement {
-		return []types.KeySchemaElement{
-			{AttributeName: &partition, KeyType: types.KeyTypeHash}, {AttributeName: &sort, KeyType: types.KeyTypeRange},
-		}
-	}
-	in := &dynamodb.CreateTableInput{TableName: &table, BillingMode: types.BillingModePayPerRequest, KeySchema: keys("p", "i")}
-	for name := range strings.SplitSeq("pidtlc", "") {
-		in.AttributeDefinitions = append(in.AttributeDefinitions, types.AttributeDefinition{
-			AttributeName: &name, AttributeType: types.ScalarAttributeTypeS,
-		})
-	}
-	for name, schema := range map[string][]types.KeySchemaElement{"due": keys("d", "t"), "list": keys("l", "c")} {
-		in.GlobalSecondaryIndexes = append(in.GlobalSecondaryIndexes, types.GlobalSecondaryIndex{
-			IndexName: aws.String(name), KeySchema: schema,
-			Projection: &types.Projection{ProjectionType: types.ProjectionTypeKeysOnly},
-		})
-	}
-	if _, err := client.CreateTable(t.Context(), in); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if _, err := client.DeleteTable(context.Background(), &dynamodb.DeleteTableInput{TableName: &table}); err != nil {
-			t.Error(err)
+	table := emulator.Table(t, dynamodb.NewFromConfig(cfg))
+	client := dynamodb.NewFromConfig(cfg, func(o *dynamodb.Options) {
+		for _, w := range wires {
+			w.into(o)
 		}
 	})
+	return dynamostore.New(client, dynamostore.Config{Table: table, Retention: retention})
 }
 
 func TestStore(t *testing.T) {
 	overEach(t, func(t *testing.T, endpoint string) {
 		storetest.Run(t, func(t *testing.T) store.Store { return open(t, endpoint) })
 	})
+}
+
+// With the test of that name of package sqlitestore: memory, SQLite and both
+// emulators give the same answers. The 20,000 operations are those of ten
+// small stores: MiniStack looks at a whole table to answer a query.
+func TestSameAsMemory(t *testing.T) {
+	overEach(t, func(t *testing.T, endpoint string) {
+		for seed := range uint64(10) {
+			storetest.Compare(t, storetest.Random{Seed: seed, Operations: 2_000}, store.NewMemory(), open(t, endpoint))
+		}
+	})
+}
+
+func TestLinearizable(t *testing.T) {
+	overEach(t, func(t *testing.T, endpoint string) {
+		storetest.Linearizable(t, storetest.Load{Histories: 10, Clients: 8, Operations: 200, Seed: 7}, open(t, endpoint))
+	})
+}
+
+// record returns a new promise.
+func record(id string) promise.Record {
+	return promise.Record{
+		ID: id, Rev: 1, WriteID: promise.Nonce{1}, Owner: "local", Machine: "cpu",
+		Call:      promise.Call{Name: "hello.py", Script: promise.Hash{1}, Timeout: time.Minute, Lease: time.Minute},
+		CreatedAt: 1_000, DeadlineAt: 1_000_000, DueAt: 500,
+		Task: promise.Task{State: promise.TaskPending},
+	}
+}
+
+// settled returns what follows rec and ends it.
+func settled(rec promise.Record) promise.Record {
+	rec.Rev++
+	rec.WriteID = promise.Nonce{byte(rec.Rev), 2}
+	rec.State, rec.SettledAt, rec.DueAt = promise.Resolved, rec.CreatedAt+1_000, 0
+	return rec
+}
+
+// create stores recs.
+func create(t *testing.T, s *dynamostore.Store, recs ...promise.Record) {
+	t.Helper()
+	for _, rec := range recs {
+		if err := s.Create(t.Context(), rec); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

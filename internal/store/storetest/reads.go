@@ -189,6 +189,13 @@ func children() []test {
 			s.children("a10", "", 100, "a10.1")
 			s.children("unknown", "", 100)
 		}},
+		{"of an id with a dot may stand behind a colon", func(s *suite) {
+			for _, id := range []string{"a", "a.b", "a.b:1", "a.b:1.2", "a.c:1"} {
+				s.create(record(id))
+			}
+			s.children("a.b", "", 100, "a.b:1", "a.b:1.2")
+			s.children("a.b:1", "", 100, "a.b:1.2")
+		}},
 		{"go on after an id, also one that is not there", func(s *suite) {
 			s.family()
 			s.children("P", "P.1", 100, "P.1.1", "P.10", "P.2", "P:x", "P:x.1")
