@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -116,6 +117,26 @@ func TestClientPatience(t *testing.T) {
 			}
 		}
 	})
+}
+
+// barred is a transport that lets nobody through.
+type barred struct{ calls int }
+
+func (b *barred) RoundTrip(*http.Request) (*http.Response, error) {
+	b.calls++
+	return nil, fmt.Errorf("%w: who are you", ErrBarred)
+}
+
+func TestClientDoesNotRepeatWhatIsBarred(t *testing.T) {
+	b := &barred{}
+	c := NewClient("http://localhost", b)
+	var away *Unreachable
+	if _, err := c.Get(t.Context(), "x", 0); !errors.Is(err, ErrBarred) || errors.As(err, &away) || err.Error() != ErrBarred.Error()+": who are you" {
+		t.Errorf("got %v", err)
+	}
+	if b.calls != 1 {
+		t.Errorf("%d tries, want 1", b.calls)
+	}
 }
 
 func TestClientHonoursRetryAfter(t *testing.T) {

@@ -67,6 +67,7 @@ var table = [...]row{
 	{blob.ErrMismatch, "content-mismatch", http.StatusBadRequest},
 	{store.ErrCursor, "bad-cursor", http.StatusBadRequest},
 	{store.ErrThrottled, "throttled", http.StatusTooManyRequests},
+	{blob.ErrThrottled, "blobs-throttled", http.StatusTooManyRequests},
 	{store.ErrFull, "store-full", http.StatusInsufficientStorage},
 	{blob.ErrFull, "blobs-full", http.StatusInsufficientStorage},
 	{ErrUnavailable, "unavailable", http.StatusServiceUnavailable},

@@ -34,6 +34,8 @@ var (
 	// ErrNoURL: these blobs have no address of their own; the caller serves
 	// them.
 	ErrNoURL = errors.New("blobs have no address of their own here")
+	// ErrThrottled: there is no capacity for now. A later try may succeed.
+	ErrThrottled = errors.New("the blobs have no capacity left for now")
 	// ErrFull: there is no room; nothing was kept.
 	ErrFull = errors.New("no room left for blobs")
 )

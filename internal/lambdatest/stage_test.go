@@ -385,6 +385,11 @@ func TestThrottled(t *testing.T) {
 	if resp.StatusCode != 429 || resp.Header.Get("Retry-After") == "" || sent != 0 {
 		t.Errorf("%d %v %s, %d messages", resp.StatusCode, resp.Header, body, sent)
 	}
+	// So is what cannot keep its script.
+	resp, body = w.send("POST", "/v1/promises", `{"id":"u","machine":"cpu","script":{"name":"a","source":"another"}}`, "Content-Type", "application/json")
+	if resp.StatusCode != 429 || resp.Header.Get("Retry-After") == "" || sent != 0 {
+		t.Errorf("its script: %d %v %s, %d messages", resp.StatusCode, resp.Header, body, sent)
+	}
 	w.aws.instead("PutItem", nil)
 	w.submit("t")
 }

@@ -84,6 +84,7 @@ func TestSubmitFaults(t *testing.T) {
 		{"store unknown", func(w *world, err error) { w.engine.Store = noCreate{w.store, err} }, errLine, 503, api.ErrUnavailable, "1"},
 		{"blobs full", func(w *world, err error) { w.engine.Blobs = noPut{w.blobs, err} }, blob.ErrFull, 507, blob.ErrFull, ""},
 		{"blobs unknown", func(w *world, err error) { w.engine.Blobs = noPut{w.blobs, err} }, errLine, 503, api.ErrUnavailable, "1"},
+		{"blobs throttled", func(w *world, err error) { w.engine.Blobs = noPut{w.blobs, err} }, blob.ErrThrottled, 429, blob.ErrThrottled, "1"},
 		{"queues unknown", func(w *world, err error) { w.engine.Queue = noMachines{w.queue, err} }, errLine, 503, api.ErrUnavailable, "1"},
 	}
 	for _, tt := range tests {

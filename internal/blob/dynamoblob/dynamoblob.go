@@ -168,6 +168,8 @@ func (b *Blobs) explain(doing, key string, err error) error {
 	switch api.ErrorCode() {
 	case "ConditionalCheckFailedException": // the item is not there
 		return fmt.Errorf("%s: %w", key, blob.ErrNotFound)
+	case "ThrottlingException", "ProvisionedThroughputExceededException", "RequestLimitExceeded":
+		return fmt.Errorf("%s %s in the table %s: %w: %w", doing, key, b.table, blob.ErrThrottled, err)
 	case "ResourceNotFoundException":
 		return fmt.Errorf("%s %s: there is no table %s in %s; deploy the stage (template.yaml): %w",
 			doing, key, b.table, b.client.Options().Region, err)

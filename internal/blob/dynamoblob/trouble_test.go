@@ -72,7 +72,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 	} {
 		body := fmt.Sprintf(`{"__type":"com.amazonaws.dynamodb.v20120810#%s","message":"the reason"}`, code)
 		for call, err := range calls(t, stub(t, body)) {
-			if err == nil || errors.Is(err, blob.ErrNotFound) || !strings.Contains(err.Error(), want) {
+			if err == nil || errors.Is(err, blob.ErrNotFound) || errors.Is(err, blob.ErrThrottled) != strings.Contains(code, "Throughput") || !strings.Contains(err.Error(), want) {
 				t.Errorf("%s, %s: got %v, want %q", code, call, err, want)
 			}
 		}

@@ -186,7 +186,7 @@ func TestASmallBlobIsSentAgain(t *testing.T) {
 	}
 	wire = &said{answers: []answer{busy}}
 	err := stub(t, wire).Put(t.Context(), "k", zeros(2*mib), 2*mib, promise.Hash{})
-	if err == nil || !strings.Contains(err.Error(), "SlowDown") || len(wire.bodies) != 1 {
+	if !errors.Is(err, blob.ErrThrottled) || !strings.Contains(err.Error(), "SlowDown") || len(wire.bodies) != 1 {
 		t.Errorf("a large blob was sent %d times: %v", len(wire.bodies), err)
 	}
 }

@@ -188,6 +188,8 @@ func (b *Blobs) explain(doing, key string, err error) error {
 	case "NoSuchBucket":
 		return fmt.Errorf("%s %s: there is no bucket %s in %s; deploy the stage (template.yaml) or name its bucket: %w",
 			doing, key, b.bucket, b.client.Options().Region, err)
+	case "SlowDown":
+		return fmt.Errorf("%s %s in the bucket %s: %w: %w", doing, key, b.bucket, blob.ErrThrottled, err)
 	case "PermanentRedirect", "AuthorizationHeaderMalformed", "MovedPermanently":
 		return fmt.Errorf("%s %s: the bucket %s is not in %s; choose the region of the stage: %w",
 			doing, key, b.bucket, b.client.Options().Region, err)
