@@ -2,14 +2,15 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
-	"strings"
 
 	"modulate/internal/api"
 	"modulate/internal/blob"
@@ -158,7 +159,7 @@ func pass(w http.ResponseWriter, resp *http.Response) {
 // worker's credentials are none of its business.
 func (r *router) fail(w http.ResponseWriter, err error) {
 	e := api.AsError(err)
-	if e.Status >= http.StatusInternalServerError && !strings.Contains(err.Error(), "context canceled") {
+	if e.Status >= http.StatusInternalServerError && !errors.Is(err, context.Canceled) {
 		r.log.Warn("a script does not reach the stage", "error", err)
 	}
 	w.Header().Set("Content-Type", "application/problem+json")

@@ -24,9 +24,8 @@ type service struct {
 	socket bool         // a script's own: ids count there
 	local  *local.Local // the store, where no server is; else nil
 	here   *here        // what runs promises, once waiting has begun on local
+	aws    bool         // each request to it is paid for, and nobody starts a worker there by hand
 	app    *app
-
-	progressEvery time.Duration // how often a person who waits is told anew
 }
 
 // connect finds the service: a server or a stage that is named, the worker of
@@ -41,8 +40,7 @@ func (a *app) connect(ctx context.Context) (*service, error) {
 	if err != nil {
 		return nil, err
 	}
-	client := api.NewClient("http://localhost", api.HandlerTransport(l.Handler()))
-	return &service{app: a, local: l, client: client, progressEvery: progressEvery}, nil
+	return &service{app: a, local: l, client: api.NewClient("http://localhost", api.HandlerTransport(l.Handler()))}, nil
 }
 
 // errNoStore: there is neither a server nor a store to look into.
@@ -132,7 +130,7 @@ func newTransport() http.RoundTripper {
 }
 
 func (a *app) over(l *link, base string) *service {
-	return &service{app: a, link: l, client: api.NewClient(base, l), progressEvery: progressEvery}
+	return &service{app: a, link: l, client: api.NewClient(base, l)}
 }
 
 // close ends the connection, or closes the store.

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"strings"
 
 	"modulate/internal/account"
@@ -123,6 +124,11 @@ func unreachable(gone *api.Unreachable) *failure {
 	f := &failure{code: exitUnreachable, err: gone}
 	if len(gone.Address) > 0 && gone.Address[0] == '/' {
 		return f.hint("the worker that served this script's MODULATE_SOCKET is gone; unset it to work without it")
+	}
+	if u, err := url.Parse(gone.Address); err == nil {
+		if _, aws := account.TargetOf(u.Host); aws {
+			return f.hint("see that the network is up; `modulate doctor --stage STAGE` looks closer")
+		}
 	}
 	return f.hint("start a server there, `modulate dev` for one of your own, or unset MODULATE_URL and --url to work on the store in .modulate")
 }

@@ -13,6 +13,7 @@ import (
 // without a worker before that is said.
 const (
 	progressEvery = 500 * time.Millisecond
+	awsProgress   = 5 * time.Second // on AWS, where each look is paid for
 	workerless    = 3 * time.Second
 )
 
@@ -31,7 +32,10 @@ type view struct {
 func (w *watch) progress(ctx context.Context) {
 	pause(ctx, liveAfter)
 	began := time.Now()
-	v := view{ahead: -1, workers: -1, here: w.svc.worker()}
+	v, every := view{ahead: -1, workers: -1, here: w.svc.worker()}, progressEvery
+	if w.svc.aws {
+		every = awsProgress
+	}
 	for ctx.Err() == nil {
 		w.look(ctx, &v)
 		if ctx.Err() != nil {
@@ -40,11 +44,19 @@ func (w *watch) progress(ctx context.Context) {
 		v.waited = time.Since(began) + liveAfter
 		if v.workerless() && !v.said {
 			v.said = true
-			w.hint(fmt.Sprintf("no worker of %s is up: start `workerd --machine %[1]s`, or `modulate dev` with %[1]s among its --machines", v.promise.Machine))
+			w.hint(w.noWorker(v.promise.Machine))
 		}
 		w.setStatus(v.text())
-		pause(ctx, w.svc.progressEvery)
+		pause(ctx, every)
 	}
+}
+
+// noWorker says what to do where no worker of machine is up.
+func (w *watch) noWorker(machine string) string {
+	if w.svc.aws {
+		return fmt.Sprintf("no worker of %s is up: its fleet starts one, if it may; `modulate machines` shows who is up", machine)
+	}
+	return fmt.Sprintf("no worker of %s is up: start `workerd --machine %[1]s`, or `modulate dev` with %[1]s among its --machines", machine)
 }
 
 // look asks how things are.

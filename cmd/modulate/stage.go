@@ -5,15 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"time"
 
 	"modulate/internal/account"
 	"modulate/internal/api"
 )
-
-// awsProgress is how often a person who waits for a stage is told anew: each
-// look is requests that are paid for.
-const awsProgress = 5 * time.Second
 
 // whichStage returns the stage that is named; "": none is. A flag comes before
 // a variable, also where they say different places.
@@ -80,7 +75,7 @@ func (a *app) signed(acc *account.Account, base string) (*service, error) {
 		return nil, badInput("the address %q is not a URL: %w", base, err)
 	}
 	svc := a.over(&link{next: acc.Sign(newTransport(), account.Gateway(u.Host)), address: base}, base)
-	svc.progressEvery = awsProgress
+	svc.aws = true
 	return svc, nil
 }
 
