@@ -122,8 +122,8 @@ func integer(v types.AttributeValue) int64 {
 	return i
 }
 
-// size returns how many bytes DynamoDB counts for it, within one for each
-// number.
+// size returns how many bytes DynamoDB counts for it ("item sizes and formats"
+// in its manual).
 func size(it item) (n int) {
 	for name, v := range it {
 		n += len(name)
@@ -133,7 +133,7 @@ func size(it item) (n int) {
 		case *types.AttributeValueMemberB:
 			n += len(v.Value)
 		case *types.AttributeValueMemberN:
-			n += len(v.Value)/2 + 2
+			n += (len(v.Value)+1)/2 + 1
 		}
 	}
 	return n
