@@ -84,9 +84,9 @@ var rules = map[string]rule{
 	"internal/lambdahttp": {
 		ours: []string{"internal/api"}, others: []string{"github.com/aws/aws-lambda-go/lambdacontext", "github.com/go-json-experiment/json"},
 	},
-	"internal/lambdatest": {others: []string{awsSDK}},             // tests and benchmarks only
-	"internal/sim":        {},                                     // tests only
-	"internal/chaos":      {others: []string{"golang.org/x/sys"}}, // tests only
+	"internal/lambdatest": {others: []string{"github.com/aws/aws-lambda-go/lambda", awsSDK}}, // tests and benchmarks only
+	"internal/sim":        {},                                                                // tests only
+	"internal/chaos":      {others: []string{"golang.org/x/sys"}},                            // tests only
 	"internal/account":    {others: []string{awsSDK, "github.com/aws/smithy-go"}},
 	"internal/lock":       {},
 	"internal/spool":      {ours: []string{"internal/lock"}},

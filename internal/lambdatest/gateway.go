@@ -1,6 +1,7 @@
 package lambdatest
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"io"
@@ -8,17 +9,34 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/aws/aws-lambda-go/lambda"
 )
 
 // A Gateway is an API in front of the functions: an http.Handler. It is an
 // HTTP API with payload 2.0, or with REST a REST API.
 type Gateway struct {
-	Read  *Function // of GET and HEAD
-	Write *Function // of the rest
+	Read  Invoker // of GET and HEAD
+	Write Invoker // of the rest
 	REST  bool
 	Stage string                     // before the path of an HTTP API; "": $default
 	Limit time.Duration              // of a request; 30 s when 0
 	Who   func(*http.Request) string // the ARN of the caller, as IAM finds it; nil or "": nobody
+}
+
+// An Invoker answers events: a [*Function], or an [InProcess].
+type Invoker interface {
+	Invoke(payload []byte) ([]byte, error)
+}
+
+// InProcess is a function without a program of its own.
+type InProcess struct{ lambda.Handler }
+
+// Invoke lets the handler answer; it has 30 s.
+func (p InProcess) Invoke(payload []byte) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	return p.Handler.Invoke(ctx, payload)
 }
 
 // maxRequest is the most that a gateway takes (AWS: 10 MB).

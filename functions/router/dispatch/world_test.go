@@ -39,7 +39,7 @@ func newWorld(t *testing.T) *world {
 
 // open makes the handler anew, over the engine's ports as they are now.
 func (w *world) open() {
-	w.handler = New(Config{Engine: w.engine, Roster: w.store, Owner: func(*http.Request) (string, error) { return w.owner, nil }})
+	w.handler = through(New(Config{Engine: w.engine, Roster: w.store, Owner: func(*http.Request) (string, error) { return w.owner, nil }}))
 }
 
 // answer is what came back.

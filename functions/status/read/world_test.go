@@ -39,7 +39,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) open(c Config) {
 	c.Engine, c.Roster = w.engine, w.store
 	c.Owner = func(*http.Request) (string, error) { return w.owner, nil }
-	w.handler = New(c)
+	w.handler = through(New(c))
 }
 
 // get asks, with headers given as name, value, and decodes the answer into v,
