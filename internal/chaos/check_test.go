@@ -46,65 +46,6 @@ func (w *world) check(ctx context.Context, t *testing.T) {
 	w.checkLeftovers(t)
 }
 
-// checkWitness holds what the scripts say against what the store knows.
-func (w *world) checkWitness(t *testing.T, past map[string][]promise.Record, attempts map[string][]promise.Attempt) {
-	t.Helper()
-	type run struct {
-		id      string
-		attempt uint32
-	}
-	starts, ends := map[run]int{}, map[run]int{}
-	entries, _ := w.witness.all()
-	for _, e := range entries {
-		at := run{e.id, e.attempt}
-		switch e.what {
-		case "start":
-			starts[at]++
-		case "end":
-			ends[at]++
-		}
-	}
-	for at, n := range starts {
-		if n > 1 {
-			t.Errorf("%s: attempt %d started %d times", at.id, at.attempt, n)
-		}
-		if !slices.ContainsFunc(attempts[at.id], func(a promise.Attempt) bool { return a.Number == at.attempt }) {
-			t.Errorf("%s: the store knows nothing of attempt %d, which ran", at.id, at.attempt)
-		}
-	}
-	for id, forms := range past {
-		last := forms[len(forms)-1]
-		for i, a := range attempts[id] {
-			if a.Number != uint32(i+1) {
-				t.Errorf("%s: attempt %d is told as number %d", id, i+1, a.Number)
-			}
-			won := last.State == promise.Resolved && a.Version == last.Outcome.Version
-			if won && ends[run{id, a.Number}] != 1 {
-				t.Errorf("%s: resolved by attempt %d, which did not come to its end", id, a.Number)
-			}
-		}
-	}
-}
-
-// checkTold holds what a waiter was told first against what is stored last.
-func (w *world) checkTold(t *testing.T, past map[string][]promise.Record) {
-	t.Helper()
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for id, told := range w.first {
-		forms := past[id]
-		if len(forms) == 0 {
-			t.Errorf("%s was told as %s and is not in the store", id, told.State)
-			continue
-		}
-		last := forms[len(forms)-1]
-		if told.State != last.State.String() || told.Outcome == nil || told.Outcome.Cause != string(last.Outcome.Cause) ||
-			told.SettledAt == nil || !told.SettledAt.Equal(last.SettledAt.Std()) {
-			t.Errorf("%s was told as %s (%+v at %v), and is stored as %s", id, told.State, told.Outcome, told.SettledAt, ending(last))
-		}
-	}
-}
-
 // checkLeftovers looks for processes and files that should be gone.
 func (w *world) checkLeftovers(t *testing.T) {
 	t.Helper()
@@ -123,30 +64,6 @@ func (w *world) checkLeftovers(t *testing.T) {
 			t.Error(err)
 		}
 	}
-}
-
-// processes returns the processes whose environment names a submission of
-// this test.
-func (w *world) processes(t *testing.T) (pids []int) {
-	t.Helper()
-	paths, err := filepath.Glob("/proc/[0-9]*/environ")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range paths {
-		environ, err := os.ReadFile(path)
-		if err != nil {
-			continue // it is gone, or not ours
-		}
-		for v := range bytes.SplitSeq(environ, []byte{0}) {
-			if id, ok := bytes.CutPrefix(v, []byte("MODULATE_ID=")); ok && bytes.Contains(id, []byte(w.tag)) {
-				var pid int
-				fmt.Sscanf(path, "/proc/%d/", &pid)
-				pids = append(pids, pid)
-			}
-		}
-	}
-	return pids
 }
 
 // open has look see the store as another process on it.

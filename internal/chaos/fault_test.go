@@ -47,25 +47,6 @@ func (g *gate) open(t *testing.T) {
 	}
 }
 
-// killMidScript kills worker -9 once it runs the first attempt of id, and sees
-// that the script does not outlive it.
-func (w *world) killMidScript(ctx context.Context, t *testing.T, worker *child, id string) {
-	t.Helper()
-	script := w.held(t, w.witness.saw(ctx, t, id, 1, "start").pid)
-	worker.kill()
-	gone(t, script, 5*time.Second)
-}
-
-// held returns a handle on a script that runs.
-func (w *world) held(t *testing.T, pid int) handle {
-	t.Helper()
-	h, ok := hold(t, pid)
-	if !ok {
-		t.Fatalf("script %d does not run any more", pid)
-	}
-	return h
-}
-
 // gone fails the test unless the process ends within limit.
 func gone(t *testing.T, h handle, limit time.Duration) {
 	t.Helper()

@@ -164,22 +164,3 @@ func (w *world) one(ctx context.Context, name string, lease time.Duration) error
 }
 
 func started(e entry) bool { return e.what == "start" }
-
-// scriptsOf returns handles on the scripts that run under a worker now.
-func (w *world) scriptsOf(t *testing.T, worker *child) []handle {
-	t.Helper()
-	entries, _ := w.witness.all()
-	running := map[int]bool{}
-	for _, e := range entries {
-		running[e.pid] = e.what != "end"
-	}
-	var scripts []handle
-	for pid, yes := range running {
-		if yes && parentOf(pid) == worker.cmd.Process.Pid {
-			if h, ok := hold(t, pid); ok {
-				scripts = append(scripts, h)
-			}
-		}
-	}
-	return scripts
-}

@@ -17,30 +17,18 @@ import (
 	"modulate/internal/api"
 )
 
-// A world is one store and what a test does to it.
+// A world is one store of a machine and what a test does to it.
 type world struct {
-	dir     string // the store's
-	tmp     string // where the programs put their temporary files
-	tag     string // every id of the test contains it, and no other process's environment does
-	witness *witness
-	front   *front
-	client  *api.Client
-
-	mu    sync.Mutex
-	first map[string]api.Promise // what was told when the end was first seen
+	*scene
+	dir    string // the store's
+	front  *front
+	client *api.Client
 }
 
-// newWorld makes an empty store and a witness beside it.
+// newWorld makes an empty store.
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{
-		dir:     filepath.Join(t.TempDir(), ".modulate"),
-		tmp:     shortTempDir(t),
-		tag:     strings.ToLower(rand.Text()[:10]),
-		witness: newWitness(t),
-		front:   newFront(t),
-		first:   map[string]api.Promise{},
-	}
+	w := &world{scene: newScene(t), dir: filepath.Join(t.TempDir(), ".modulate"), front: newFront(t)}
 	transport := &http.Transport{}
 	t.Cleanup(transport.CloseIdleConnections)
 	w.client = api.NewClient(w.front.url(), transport)
@@ -54,25 +42,6 @@ func deadline(t *testing.T, limit time.Duration) context.Context {
 	ctx, cancel := context.WithTimeoutCause(t.Context(), limit, errors.New("the test's time is over"))
 	t.Cleanup(cancel)
 	return ctx
-}
-
-// id is the id of a submission of this test.
-func (w *world) id(name string) string { return w.tag + "-" + name }
-
-// lease is that of most scripts: short, and yet long enough for a loaded
-// machine to extend it in time.
-const lease = 2 * time.Second
-
-// call is a submission of a Python script: the prelude, then body.
-func (w *world) call(name, body string) api.Submit {
-	source, lease := prelude+body, lease.Milliseconds()
-	return api.Submit{
-		ID:      w.id(name),
-		Machine: "cpu",
-		Script:  api.Script{Name: "script.py", Source: &source},
-		Env:     map[string]string{"WITNESS": w.witness.path},
-		LeaseMS: &lease,
-	}
 }
 
 // submit hands s in through the front, as often as it takes.
@@ -112,15 +81,6 @@ func (w *world) wait(ctx context.Context, id string) (p api.Promise, err error) 
 	}
 	w.tell(p)
 	return p, nil
-}
-
-// tell keeps a terminal answer for the checker.
-func (w *world) tell(p api.Promise) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if _, known := w.first[p.ID]; !known {
-		w.first[p.ID] = p
-	}
 }
 
 // insist repeats a request while servers go and come: whenever one is up,
@@ -197,8 +157,6 @@ func (w *world) cli(t *testing.T, args ...string) *child {
 	return start(t, "modulate "+args[0], append(w.env(), "MODULATE_URL="+w.front.url()), append([]string{program("modulate")}, args...)...)
 }
 
-func (w *world) env() []string { return []string{"TMPDIR=" + w.tmp} }
-
 // file writes a script to be submitted by the command line.
 func (w *world) file(t *testing.T, name, body string) string {
 	t.Helper()
@@ -207,20 +165,4 @@ func (w *world) file(t *testing.T, name, body string) string {
 		t.Fatal(err)
 	}
 	return path
-}
-
-// shortTempDir is like t.TempDir, which after a test's name leaves no room for
-// the path of a socket.
-func shortTempDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "chaos-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
 }
