@@ -76,8 +76,13 @@ func TestResultAndArtifacts(t *testing.T) {
 				t.Errorf("outcome %+v", o)
 			}
 		}},
-		{"nor is one that is too large", map[string]string{"result.json": `"` + strings.Repeat("x", api.MaxResult) + `"`}, func(t *testing.T, w *world, o promise.Outcome) {
-			if o.Result.Size != 0 || o.Error.Detail != "result.json is 262146 bytes: at most 262144" {
+		{"nor is one that is too large", map[string]string{"result.json": `"` + strings.Repeat("x", api.MaxResult-1) + `"`}, func(t *testing.T, w *world, o promise.Outcome) {
+			if o.Result.Size != 0 || o.Error.Detail != "result.json is 262145 bytes: at most 262144" {
+				t.Errorf("outcome %+v", o)
+			}
+		}},
+		{"the largest is kept", map[string]string{"result.json": `"` + strings.Repeat("x", api.MaxResult-2) + `"`}, func(t *testing.T, w *world, o promise.Outcome) {
+			if o.Result.Size != api.MaxResult || o.Error != (promise.Problem{}) || len(w.blob(blob.ResultKey("a", 1))) != api.MaxResult {
 				t.Errorf("outcome %+v", o)
 			}
 		}},
