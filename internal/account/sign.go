@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"regexp"
 	"strings"
@@ -90,9 +91,9 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	t.mu.Lock()
 	provider := t.credentials
 	t.mu.Unlock()
-	used, err := provider.Retrieve(req.Context())
+	used, err := t.retrieve(req.Context(), provider)
 	if err != nil {
-		return nil, t.account.noCredentials(err)
+		return nil, err
 	}
 	resp, no, err := t.send(req, body, used)
 	if no == nil || err != nil {
@@ -119,14 +120,28 @@ func (t *Transport) renew(ctx context.Context) (aws.Credentials, error) {
 	if err != nil {
 		return aws.Credentials{}, err
 	}
-	got, err := fresh.Config.Credentials.Retrieve(ctx)
+	got, err := t.retrieve(ctx, fresh.Config.Credentials)
 	if err != nil {
-		return got, t.account.noCredentials(err)
+		return got, err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.credentials = fresh.Config.Credentials
 	return got, nil
+}
+
+// retrieve returns credentials. That whoever gives them is out of reach is no
+// Trouble: it passes, as it does with AWS itself.
+func (t *Transport) retrieve(ctx context.Context, provider aws.CredentialsProvider) (aws.Credentials, error) {
+	got, err := provider.Retrieve(ctx)
+	var network net.Error
+	switch {
+	case err == nil:
+		return got, nil
+	case errors.As(err, &network), ctx.Err() != nil:
+		return got, fmt.Errorf("getting credentials: %w", err)
+	}
+	return got, t.account.noCredentials(err)
 }
 
 // send signs and sends the request. A refusal is the gateway's; ours have a

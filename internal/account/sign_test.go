@@ -254,3 +254,14 @@ func TestNothingIsSentWithoutCredentials(t *testing.T) {
 		t.Error("it is two kinds of trouble")
 	}
 }
+
+// Who has no way to the place that gives credentials may have one later.
+func TestCredentialsOutOfReachAreNoTrouble(t *testing.T) {
+	configured(t, "", "AWS_CONTAINER_CREDENTIALS_FULL_URI=http://127.0.0.1:1/")
+	client, base := gateway(t, func(http.ResponseWriter, *http.Request) { t.Error("a request arrived") })
+	_, err := client.Get(base)
+	var trouble *Trouble
+	if err == nil || errors.As(err, &trouble) {
+		t.Errorf("got %v, want an error that may pass", err)
+	}
+}
