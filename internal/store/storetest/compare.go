@@ -156,7 +156,7 @@ func (c *comparison) step() {
 			a.ids = ids
 			return a
 		})
-	case op < 98:
+	case op < 99:
 		id, last, limit := c.id(), c.id(), c.rand.IntN(20)
 		c.both(fmt.Sprint("Children ", id, last, limit), func(s store.Store) answer {
 			recs, err := s.Children(ctx, id, last, limit)
@@ -209,7 +209,7 @@ func (c *comparison) several() {
 }
 
 func (c *comparison) query() store.Query {
-	q := store.Query{Owner: "local", Limit: c.rand.IntN(100) + 1, Since: max(0, c.clock-promise.Time(c.rand.IntN(200)))}
+	q := store.Query{Owner: "local", Limit: c.rand.IntN(100) + 10, Since: max(0, c.clock-promise.Time(c.rand.IntN(200)))}
 	if c.rand.IntN(2) == 0 {
 		q.Machine = []string{"cpu", "gpu", "none"}[c.rand.IntN(3)]
 	}
