@@ -267,7 +267,7 @@ func TestCollectionsLeaveWhatIsNamed(t *testing.T) {
 	a := newArchive(t)
 	orphans := 0
 	for range 25 {
-		for range a.rng.IntN(5) {
+		for range a.rng.IntN(4) {
 			a.submit(time.Duration(a.rng.IntN(25)) * day)
 		}
 		a.upload(fmt.Sprint("for nothing ", a.today))
