@@ -405,3 +405,60 @@ func TestZips(t *testing.T) {
 		}
 	}
 }
+
+// Two environments answer two requests at a time.
+func TestTwoEnvironments(t *testing.T) {
+	w := open(t, nil)
+	w.submit("e")
+	inside, leave := make(chan struct{}, 10), make(chan struct{})
+	w.aws.on(func(operation string) {
+		if operation == "GetItem" {
+			inside <- struct{}{}
+			<-leave
+		}
+	})
+	var both sync.WaitGroup
+	for range 2 {
+		both.Go(func() {
+			if _, err := w.front.Get(t.Context(), "e", 0); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	<-inside
+	<-inside // both are at work at once
+	close(leave)
+	both.Wait()
+	if w.status.Starts() != 2 {
+		t.Errorf("%d environments, want 2", w.status.Starts())
+	}
+}
+
+// A deadline that is nearer than the next sweep is kept all the same: a message
+// comes when it has passed.
+func TestNearDeadline(t *testing.T) {
+	w := open(t, nil)
+	soon := int64(2000)
+	sub := call("d")
+	sub.DeadlineMS = &soon
+	if _, _, err := w.front.Submit(t.Context(), sub, api.SubmitOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := w.cloud.Queue.Receive(t.Context(), "cpu", 10, time.Hour, 20*time.Second)
+	if err != nil || len(got) != 1 {
+		t.Fatalf("%d messages, %v; want the one that asks for a worker", len(got), err)
+	}
+	w.work(hello)
+	for {
+		rec, err := w.cloud.Store.Get(t.Context(), "d") // a read by the engine would settle it
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rec.State == promise.TimedOut {
+			break
+		}
+		if late := w.cloud.Engine.Time().Sub(rec.DeadlineAt); late > 30*time.Second {
+			t.Fatalf("%s %v after its deadline", rec.State, late)
+		}
+	}
+}
