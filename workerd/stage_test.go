@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"modulate/internal/emulator"
+	"modulate/internal/queue"
 )
 
 // What keeps a worker from starting, in one sentence each, with what to do.
@@ -215,4 +216,50 @@ func TestStageClockGoesWrong(t *testing.T) {
 	if _, text := w.get(t, "/metrics"); !strings.Contains(text, "modulate_clock_skew_seconds -5") || !strings.Contains(text, "modulate_troubles 1\n") {
 		t.Errorf("metrics:\n%s", text)
 	}
+}
+
+// The rules of messages, by what a real queue says of them: garbage is buried,
+// one of a newer version and one without a promise are left, those of an ended
+// promise and duplicates of a running one start nothing.
+func TestStageMessages(t *testing.T) {
+	cfg := emulator.Config(t, emulator.AWS(t))
+	stage, bucket := emulator.Stage(t, cfg, "cpu")
+	onAWS(t, *cfg.BaseEndpoint)
+	s := newService(t, *cfg.BaseEndpoint, stage, bucket)
+	dir := t.TempDir()
+	ran, end := filepath.Join(dir, "ran"), filepath.Join(dir, "end")
+	s.submit(t, "ended", "open('"+ran+"', 'a').write('ended ')", 30*time.Second)
+	if _, err := s.Cancel(t.Context(), "ended"); err != nil {
+		t.Fatal(err)
+	}
+	s.submit(t, "running", "import os, time\nopen('"+ran+"', 'a').write('running ')\nwhile not os.path.exists('"+end+"'): time.sleep(0.02)", 30*time.Second)
+	q := s.queue
+	for _, body := range []string{
+		`{"v":1`, `{"v":9,"id":"x","version":1}`,
+		string(queue.Encode("ghost", 1)), string(queue.Encode("running", 0)), string(queue.Encode("running", 7)),
+	} {
+		if err := q.Send(t.Context(), "cpu", []byte(body), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w := start(t, "--stage", stage, "--bucket", bucket, "--slots", "2")
+	depth := func(want queue.Depth) func() bool {
+		return func() bool {
+			got, err := q.Depth(t.Context(), "cpu")
+			return err == nil && got == want
+		}
+	}
+	eventually(t, func() bool { b, _ := os.ReadFile(ran); return string(b) == "running " })
+	eventually(t, depth(queue.Depth{InFlight: 5, Dead: 1})) // running and its two duplicates, the newer one, the ghost
+	if err := os.WriteFile(end, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if p := s.settled(t, "running"); p.State != "resolved" || len(p.Attempts) != 1 {
+		t.Errorf("%s after %d attempts", p.State, len(p.Attempts))
+	}
+	eventually(t, depth(queue.Depth{InFlight: 4, Dead: 1}))
+	if b, _ := os.ReadFile(ran); string(b) != "running " {
+		t.Errorf("what ran: %s", b)
+	}
+	w.shows(t, 200, "ok")
 }

@@ -22,6 +22,7 @@ import (
 	"modulate/internal/api"
 	"modulate/internal/cloud"
 	"modulate/internal/emulator"
+	"modulate/internal/queue"
 )
 
 func TestMain(m *testing.M) { emulator.Main(m) }
@@ -104,8 +105,9 @@ func onAWS(t *testing.T, endpoint string, env ...string) {
 // A service is a stage's API in this process, as the functions would serve it.
 type service struct {
 	*api.Client
-	url  string
-	auth atomic.Pointer[string] // the last Authorization that came
+	url   string
+	queue queue.Queue
+	auth  atomic.Pointer[string] // the last Authorization that came
 }
 
 func newService(t *testing.T, endpoint, stage, bucket string) *service {
@@ -114,7 +116,7 @@ func newService(t *testing.T, endpoint, stage, bucket string) *service {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &service{}
+	s := &service{queue: c.Queue}
 	h := api.Join(dispatch.New(dispatch.Config{Engine: c.Engine, Roster: c.Store}), read.New(read.Config{Engine: c.Engine, Roster: c.Store}))
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if auth := r.Header.Get("Authorization"); auth != "" {
