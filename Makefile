@@ -88,6 +88,7 @@ deploy: ## Build and deploy the stage STAGE (dev)
 
 .PHONY: publish
 publish: ## Build workerd, put it into STAGE's bucket, print what its machines are told
+	@mkdir -p bin
 	@bucket=$$(aws cloudformation describe-stacks --stack-name modulate-$(STAGE) \
 		--query "Stacks[0].Outputs[?OutputKey=='Bucket'].OutputValue" --output text) || exit 1; \
 	for arch in amd64 arm64; do \
