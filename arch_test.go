@@ -103,7 +103,7 @@ var rules = map[string]rule{
 		ours: append([]string{
 			"internal/account", "internal/store/dynamostore", "internal/queue/sqsqueue", "internal/blob/s3blob", "internal/blob/dynamoblob",
 		}, edge...),
-		others: []string{awsSDK},
+		others: []string{awsSDK, "github.com/aws/smithy-go"},
 	},
 
 	"internal/server": {

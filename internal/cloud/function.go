@@ -3,7 +3,10 @@ package cloud
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+
+	"github.com/aws/smithy-go/logging"
 
 	"modulate/internal/account"
 )
@@ -21,5 +24,8 @@ func OpenFunction(ctx context.Context, getenv func(string) string, log *slog.Log
 		return nil, err
 	}
 	cfg.AWS = a.Config
+	cfg.AWS.Logger = logging.LoggerFunc(func(_ logging.Classification, format string, args ...any) {
+		log.Warn("the SDK says", "text", fmt.Sprintf(format, args...))
+	})
 	return Open(ctx, cfg)
 }
