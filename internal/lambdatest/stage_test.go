@@ -462,3 +462,30 @@ func TestNearDeadline(t *testing.T) {
 		}
 	}
 }
+
+// While the store is away nothing is known and nothing is lost: 503, come again.
+func TestStoreAway(t *testing.T) {
+	w := open(t, nil)
+	w.submit("before")
+	away := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
+	for _, operation := range []string{"GetItem", "PutItem", "Query"} {
+		w.aws.instead(operation, away)
+	}
+	sub, err := json.Marshal(call("s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range [][2]string{{"GET", "/v1/promises/before"}, {"POST", "/v1/promises"}, {"GET", "/v1/promises"}} {
+		resp, body := w.send(r[0], r[1], string(sub), "Content-Type", "application/json")
+		if resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || !strings.Contains(body, "repeat it") {
+			t.Errorf("%s %s: %d %v %s", r[0], r[1], resp.StatusCode, resp.Header, body)
+		}
+	}
+	for _, operation := range []string{"GetItem", "PutItem", "Query"} {
+		w.aws.instead(operation, nil)
+	}
+	w.submit("s")
+	if _, err := w.front.Get(t.Context(), "before", 0); err != nil {
+		t.Error(err)
+	}
+}
