@@ -130,19 +130,25 @@ func TestThrottledWritesNothing(t *testing.T) {
 	})
 }
 
-// A transaction that was cancelled for another reason says nothing of capacity.
-func TestCanceledForAnotherReason(t *testing.T) {
+// A transaction that was cancelled for another reason says nothing of
+// capacity, and one that is in progress may yet be done.
+func TestNoLackOfCapacity(t *testing.T) {
 	t.Parallel()
-	s := open(t, emulator.AWS(t), func(r request, on func(request) (*http.Response, error)) (*http.Response, error) {
-		if r.op == "TransactWriteItems" {
-			return canceled("TransactionConflict", "ValidationError")
+	for name, answer := range map[string]func() (*http.Response, error){
+		"another reason": func() (*http.Response, error) { return canceled("TransactionConflict", "ValidationError") },
+		"in progress":    func() (*http.Response, error) { return sayError("TransactionInProgressException") },
+	} {
+		s := open(t, emulator.AWS(t), func(r request, on func(request) (*http.Response, error)) (*http.Response, error) {
+			if r.op == "TransactWriteItems" {
+				return answer()
+			}
+			return on(r)
+		})
+		create(t, s, record("a"))
+		err := writes["TransactWriteItems"](t, s)
+		if err == nil || errors.Is(err, store.ErrThrottled) || errors.Is(err, store.ErrRefused) {
+			t.Errorf("%s: got %v", name, err)
 		}
-		return on(r)
-	})
-	create(t, s, record("a"))
-	err := writes["TransactWriteItems"](t, s)
-	if err == nil || errors.Is(err, store.ErrThrottled) || errors.Is(err, store.ErrRefused) {
-		t.Errorf("got %v", err)
 	}
 }
 

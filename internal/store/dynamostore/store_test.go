@@ -1,6 +1,7 @@
 package dynamostore_test
 
 import (
+	"flag"
 	"testing"
 	"time"
 
@@ -15,17 +16,22 @@ import (
 
 func TestMain(m *testing.M) { emulator.Main(m) }
 
+// full is the gate's size.
+var full = flag.Bool("full", false, "compare 20,000 operations and check 200 histories on each emulator")
+
 // emulators are what the tests run over.
 var emulators = []struct {
 	name     string
 	endpoint func(testing.TB) string
-	// What fits into half a minute: MiniStack answers some 400 requests a
-	// second, and looks at a whole table to answer a query.
-	stores, operations, histories int
+	// What fits into half a minute, in stores of 250 operations: MiniStack
+	// looks at a whole table to answer a query.
+	stores, histories int
 }{
-	{"MiniStack", emulator.AWS, 8, 500, 2},
-	{"DynamoDBLocal", emulator.DynamoDB, 10, 2_000, 10},
+	{"MiniStack", emulator.AWS, 8, 2},
+	{"DynamoDBLocal", emulator.DynamoDB, 20, 5},
 }
+
+const operations = 250
 
 // overEach runs a test over each emulator, at once.
 func overEach(t *testing.T, test func(t *testing.T, endpoint string)) {
@@ -67,8 +73,11 @@ func TestSameAsMemory(t *testing.T) {
 	for _, e := range emulators {
 		t.Run(e.name, func(t *testing.T) {
 			t.Parallel()
+			if *full {
+				e.stores = 20_000 / operations
+			}
 			for seed := range e.stores {
-				storetest.Compare(t, storetest.Random{Seed: uint64(seed), Operations: e.operations},
+				storetest.Compare(t, storetest.Random{Seed: uint64(seed), Operations: operations},
 					store.NewMemory(), open(t, e.endpoint(t)))
 			}
 		})
@@ -80,6 +89,9 @@ func TestLinearizable(t *testing.T) {
 	for _, e := range emulators {
 		t.Run(e.name, func(t *testing.T) {
 			t.Parallel()
+			if *full {
+				e.histories = 200
+			}
 			load := storetest.Load{Histories: e.histories, Clients: 8, Operations: 200, Seed: 7}
 			storetest.Linearizable(t, load, open(t, e.endpoint(t)))
 		})
