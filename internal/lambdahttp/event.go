@@ -14,13 +14,13 @@ import (
 
 // event is what this package reads of an event, of either payload.
 type event struct {
-	Version         string            `json:"version"` // "2.0"; "1.0" of an HTTP API; none of a REST API
 	Headers         map[string]string `json:"headers"`
 	Body            string            `json:"body"`
 	IsBase64Encoded bool              `json:"isBase64Encoded"`
 	Context         struct {
 		Stage      string   `json:"stage"`
 		DomainName string   `json:"domainName"`
+		ResourceID string   `json:"resourceId"` // of a REST API alone
 		HTTP       struct { // 2.0
 			Method string `json:"method"`
 		} `json:"http"`
@@ -95,7 +95,7 @@ func (e *event) url() (*url.URL, error) {
 	if e.multiValue() {
 		path, query = e.Path, e.MultiValueQuery.Encode()
 	}
-	if e.Version == "" || strings.Contains(e.Context.DomainName, ".lambda-url.") {
+	if e.Context.ResourceID != "" || strings.Contains(e.Context.DomainName, ".lambda-url.") {
 		plain, err := url.PathUnescape(path)
 		if err != nil {
 			return nil, api.Invalid("path", "the path %q is not encoded as paths are: %v", path, err)

@@ -186,6 +186,6 @@ func (g *Gateway) rest(r *http.Request, arn string) object {
 	return object{
 		"resource": "/{proxy+}", "path": r.URL.EscapedPath(), "httpMethod": r.Method,
 		"headers": nil, "multiValueHeaders": r.Header, "multiValueQueryStringParameters": query,
-		"requestContext": object{"stage": "test", "path": "/test" + r.URL.EscapedPath(), "identity": identity},
+		"requestContext": object{"stage": "test", "resourceId": "r1", "path": "/test" + r.URL.EscapedPath(), "identity": identity},
 	}
 }
