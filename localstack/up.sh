@@ -120,7 +120,7 @@ machines() {
 			--name "local-$machine" --spool "$STATE/spool" --url "$(cat "$STATE/url.new")"
 	done
 	for machine in $MACHINES; do
-		ready 30 "workerd-$machine" grep -q '^working for ' "$STATE/workerd-$machine.log"
+		ready 90 "workerd-$machine" grep -q '^working for ' "$STATE/workerd-$machine.log"
 	done
 }
 
