@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -44,7 +45,9 @@ func TestStageRefusesToStart(t *testing.T) {
 			onAWS(t, c.endpoint, c.env...)
 			var out, errs bytes.Buffer
 			args := append([]string{"--stage", stage, "--bucket", bucket, "--spool", t.TempDir()}, c.args...)
-			code := run(t.Context(), args, os.Getenv, &out, &errs)
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second) // it works, perhaps
+			defer cancel()
+			code := run(ctx, args, os.Getenv, &out, &errs)
 			said, hint, _ := strings.Cut(errs.String(), "\n")
 			if code != exitFailed || !strings.HasPrefix(said, "workerd: error: ") || !strings.Contains(said, c.says) || out.Len() > 0 {
 				t.Errorf("exit %d, stdout %q, stderr %q; want %d and %q", code, &out, &errs, exitFailed, c.says)
