@@ -8,6 +8,7 @@ import (
 
 	"modulate/internal/blob"
 	"modulate/internal/promise"
+	"modulate/internal/queue"
 	"modulate/internal/store"
 )
 
@@ -68,6 +69,7 @@ var table = [...]row{
 	{store.ErrCursor, "bad-cursor", http.StatusBadRequest},
 	{store.ErrThrottled, "throttled", http.StatusTooManyRequests},
 	{blob.ErrThrottled, "blobs-throttled", http.StatusTooManyRequests},
+	{queue.ErrThrottled, "queues-throttled", http.StatusTooManyRequests},
 	{store.ErrFull, "store-full", http.StatusInsufficientStorage},
 	{blob.ErrFull, "blobs-full", http.StatusInsufficientStorage},
 	{ErrUnavailable, "unavailable", http.StatusServiceUnavailable},

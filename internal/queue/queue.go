@@ -21,6 +21,8 @@ import (
 var (
 	// ErrNoQueue: there is no queue for that machine (any more).
 	ErrNoQueue = errors.New("no queue for this machine")
+	// ErrThrottled: there is no capacity for now. A later try may succeed.
+	ErrThrottled = errors.New("the queues have no capacity left for now")
 	// ErrReceipt: the receipt names no message that is in flight. Advisory:
 	// some queues answer nil instead.
 	ErrReceipt = errors.New("the receipt is stale")

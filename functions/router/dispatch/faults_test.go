@@ -86,6 +86,7 @@ func TestSubmitFaults(t *testing.T) {
 		{"blobs unknown", func(w *world, err error) { w.engine.Blobs = noPut{w.blobs, err} }, errLine, 503, api.ErrUnavailable, "1"},
 		{"blobs throttled", func(w *world, err error) { w.engine.Blobs = noPut{w.blobs, err} }, blob.ErrThrottled, 429, blob.ErrThrottled, "1"},
 		{"queues unknown", func(w *world, err error) { w.engine.Queue = noMachines{w.queue, err} }, errLine, 503, api.ErrUnavailable, "1"},
+		{"queues throttled", func(w *world, err error) { w.engine.Queue = noMachines{w.queue, err} }, queue.ErrThrottled, 429, queue.ErrThrottled, "1"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -168,5 +169,15 @@ func TestMachinesAreLookedUpOnce(t *testing.T) {
 	m.queue = q
 	if refused("cpu") {
 		t.Error("it is not known any more")
+	}
+	if err := w.store.Announce(t.Context(), store.Presence{Worker: "w", Machine: "gpu"}); err != nil {
+		t.Fatal(err)
+	}
+	m.roster = w.store
+	if refused("gpu") {
+		t.Error("a machine that had a worker is not known while the queues are not reachable")
+	}
+	if err := m.check(t.Context(), "tpu"); !errors.Is(err, errLine) {
+		t.Errorf("a machine that nobody knows, with the queues not reachable: %v", err)
 	}
 }

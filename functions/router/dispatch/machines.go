@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -37,10 +38,11 @@ func (m *machines) check(ctx context.Context, name string) error {
 		return nil
 	}
 	known, err := m.known(ctx)
-	if err != nil {
+	switch {
+	case slices.Contains(known, name):
+	case err != nil:
 		return err
-	}
-	if !slices.Contains(known, name) {
+	default:
 		return api.Invalid("machine", "machine %q is not known; known are: %s", name, strings.Join(known, ", "))
 	}
 	m.mu.Lock()
@@ -49,19 +51,21 @@ func (m *machines) check(ctx context.Context, name string) error {
 	return nil
 }
 
-// known returns the machines there are, sorted.
-func (m *machines) known(ctx context.Context) ([]string, error) {
-	names, err := m.queue.Machines(ctx)
+// known returns the machines there are, sorted. With an error there may be
+// more: that of the queues does not hide who had a worker, nor the other way
+// round.
+func (m *machines) known(ctx context.Context) (names []string, err error) {
+	names, err = m.queue.Machines(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("looking for queues: %w", err)
+		err = fmt.Errorf("looking for queues: %w", err)
 	}
 	if m.roster != nil {
-		seen, err := m.roster.Machines(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("looking for machines: %w", err)
+		seen, failed := m.roster.Machines(ctx)
+		if failed != nil {
+			err = errors.Join(err, fmt.Errorf("looking for machines: %w", failed))
 		}
 		names = append(slices.Clone(names), seen...)
 	}
 	slices.Sort(names)
-	return slices.Compact(names), nil
+	return slices.Compact(names), err
 }

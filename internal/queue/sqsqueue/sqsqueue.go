@@ -264,6 +264,8 @@ func (q *Queue) explain(ctx context.Context, doing, name string, err error) erro
 			queue.ErrNoQueue, q.client.Options().Region, name)
 	case "ReceiptHandleIsInvalid", "MessageNotInflight", "InvalidParameterValue", "MissingParameter": // all that is left to be wrong is the receipt
 		return fmt.Errorf("%s %s: %w: %s", doing, name, queue.ErrReceipt, api.ErrorMessage())
+	case "RequestThrottled", "ThrottlingException", "Throttling":
+		return fmt.Errorf("%s %s: %w: %w", doing, name, queue.ErrThrottled, err)
 	case "AccessDenied", "AccessDeniedException":
 		return fmt.Errorf("%s %s: access denied; the role of this program must allow it on that queue: %w", doing, name, err)
 	}

@@ -155,6 +155,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		`{"__type":"com.amazonaws.sqs#QueueDoesNotExist","message":"The specified queue does not exist."}`}
 	expired := answer{403, "", `{"__type":"com.amazon.coral.service#ExpiredTokenException",` +
 		`"message":"The security token included in the request is expired"}`}
+	throttled := answer{403, "RequestThrottled;Sender", `{"__type":"com.amazonaws.sqs#RequestThrottled","message":"slow down"}`}
 	for name, c := range map[string]struct {
 		answers []answer
 		is      error
@@ -164,6 +165,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		"queue just deleted": {[]answer{found, gone}, queue.ErrNoQueue, []string{"modulate-dev-gpu"}},
 		"access denied":      {[]answer{found, denied}, nil, []string{"receiving from modulate-dev-gpu: access denied", "role", "sqs:receivemessage"}},
 		"no right to look":   {[]answer{denied}, nil, []string{"finding queue modulate-dev-gpu: access denied"}},
+		"throttled":          {[]answer{found, throttled}, queue.ErrThrottled, []string{"receiving from modulate-dev-gpu", "slow down"}},
 		"expired":            {[]answer{expired}, nil, []string{"modulate-dev-gpu", "expired"}},
 	} {
 		t.Run(name, func(t *testing.T) {
