@@ -17,8 +17,9 @@ import (
 )
 
 const (
-	// refreshAfter is half of how long blobs are kept. A submission makes an
-	// older one young again, so that no promise outlives what it names.
+	// refreshAfter is how old what a submission names may be; what is older it
+	// makes young again. It is far below half of how long blobs are kept, so
+	// that no promise outlives what it names.
 	refreshAfter = 15 * 24 * time.Hour
 	// inlineInput is how many bytes of input stay in the record.
 	inlineInput = 256
