@@ -86,7 +86,7 @@ var rules = map[string]rule{
 	},
 	"internal/lambdatest": {others: []string{"github.com/aws/aws-lambda-go/lambda", awsSDK}}, // tests and benchmarks only
 	"internal/sim":        {},                                                                // tests only
-	"internal/chaos":      {others: []string{"golang.org/x/sys"}},                            // tests only
+	"internal/chaos":      {others: []string{"golang.org/x/sys", awsSDK}},                    // tests only
 	"internal/account":    {others: []string{awsSDK, "github.com/aws/smithy-go"}},
 	"internal/lock":       {},
 	"internal/spool":      {ours: []string{"internal/lock"}},

@@ -3,13 +3,8 @@
 package chaos
 
 import (
-	"bytes"
 	"context"
-	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
-	"slices"
 	"testing"
 
 	"modulate/internal/local"
@@ -23,47 +18,8 @@ func (w *world) check(ctx context.Context, t *testing.T) {
 	t.Helper()
 	w.wantWhole(ctx, t)
 	past := w.history(ctx, t)
-	for id, forms := range past {
-		for _, wrong := range checkHistory(forms) {
-			t.Errorf("%s: %s", id, wrong)
-		}
-		if last := forms[len(forms)-1]; !last.State.Terminal() {
-			t.Errorf("%s is lost: %s, task %s, attempt %d", id, last.State, last.Task.State, last.Attempt)
-		}
-	}
-	w.open(ctx, t, func(l *local.Local) {
-		attempts := map[string][]promise.Attempt{}
-		for id, forms := range past {
-			all, err := l.Engine.Attempts(ctx, forms[len(forms)-1])
-			if err != nil {
-				t.Errorf("attempts of %s: %v", id, err)
-			}
-			attempts[id] = all
-		}
-		w.checkWitness(t, past, attempts)
-	})
-	w.checkTold(t, past)
-	w.checkLeftovers(t)
-}
-
-// checkLeftovers looks for processes and files that should be gone.
-func (w *world) checkLeftovers(t *testing.T) {
-	t.Helper()
-	for _, pid := range w.processes(t) {
-		t.Errorf("process %d of a script is left", pid)
-	}
-	spools := filepath.Join(w.dir, "spool")
-	for _, dir := range []string{spools, w.tmp} {
-		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-			if err == nil && path != dir && path != filepath.Join(spools, "lock") {
-				t.Errorf("%s is left", path)
-			}
-			return nil
-		})
-		if err != nil {
-			t.Error(err)
-		}
-	}
+	w.open(ctx, t, func(l *local.Local) { w.checkRecords(ctx, t, l.Engine, past) })
+	w.checkLeftovers(t, filepath.Join(w.dir, "spool"))
 }
 
 // open has look see the store as another process on it.

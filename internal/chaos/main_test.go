@@ -3,12 +3,15 @@
 package chaos
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"modulate/internal/emulator"
 )
 
 // binEnv names, for the tests, the directory with the built programs.
@@ -21,24 +24,27 @@ func TestMain(m *testing.M) {
 		os.Exit(play(os.Args[2]))
 	}
 	flag.Parse()
-	os.Exit(runTests(m))
-}
-
-func runTests(m *testing.M) int {
-	bin, err := os.MkdirTemp("", "chaos-")
+	bin, err := build()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(bin)
-	build := exec.Command("go", "build", "-o", bin+string(filepath.Separator), "modulate/cmd/modulate", "modulate/workerd")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "building the programs: %v\n%s", err, out)
-		return 1
+		os.Exit(1)
 	}
 	os.Setenv(binEnv, bin)
 	flag.Set("test.parallel", "6") // they wait for leases most of the time
-	return m.Run()
+	emulator.Main(m)
+	os.RemoveAll(bin)
+}
+
+// build returns the directory where it has put the programs.
+func build() (bin string, err error) {
+	if bin, err = os.MkdirTemp("", "chaos-"); err != nil {
+		return "", err
+	}
+	build := exec.Command("go", "build", "-o", bin+string(filepath.Separator), "modulate/cmd/modulate", "modulate/workerd")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", errors.Join(fmt.Errorf("building the programs: %w\n%s", err, out), os.RemoveAll(bin))
+	}
+	return bin, nil
 }
 
 // program is the path of a built program.

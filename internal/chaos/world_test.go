@@ -4,13 +4,11 @@ package chaos
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
