@@ -165,11 +165,12 @@ type running struct {
 // start starts a workerd and returns when it works.
 func start(t *testing.T, args ...string) *running {
 	t.Helper()
+	spool := t.TempDir() // unless args name another
 	ctx, cancel := context.WithCancel(t.Context())
 	r := &running{stop: cancel, errs: &lines{}, code: make(chan int, 1)}
 	out, in := io.Pipe()
 	go func() {
-		r.code <- run(ctx, append([]string{"--health", "127.0.0.1:0", "--drain", "0s"}, args...), os.Getenv, in, r.errs)
+		r.code <- run(ctx, append([]string{"--health", "127.0.0.1:0", "--drain", "0s", "--spool", spool}, args...), os.Getenv, in, r.errs)
 		in.Close()
 	}()
 	t.Cleanup(func() {
