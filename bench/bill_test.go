@@ -23,6 +23,7 @@ import (
 	"modulate/internal/cloud"
 	"modulate/internal/emulator"
 	"modulate/internal/engine"
+	"modulate/internal/store"
 	"modulate/workerd/runner"
 	"modulate/workerd/worker"
 )
@@ -37,7 +38,8 @@ type stage struct {
 	router http.Handler
 	status http.Handler
 	engine *engine.Engine // the sweeper's
-	n      int            // promises submitted
+	roster store.Roster
+	n      int // promises submitted
 }
 
 // script is a runner whose scripts do what their names say.
@@ -100,7 +102,7 @@ func newStage(t *testing.T, idle bool) *stage {
 	router, status := process(), process()
 	s.router = dispatch.New(dispatch.Config{Engine: router.Engine, Roster: router.Store, Lease: cloud.Lease, MinLease: cloud.MinLease})
 	s.status = read.New(read.Config{Engine: status.Engine, Roster: status.Store})
-	s.engine = process().Engine
+	s.engine, s.roster = process().Engine, status.Store
 	if idle {
 		return s
 	}
@@ -123,6 +125,10 @@ func newStage(t *testing.T, idle bool) *stage {
 	})
 	return s
 }
+
+// alarmMetrics is how many metrics the alarms of template.yaml and of
+// infra/machine.yaml look at, 10 cents a month each.
+const alarmMetrics = 14
 
 // ask sends a request to a handler as API Gateway would.
 func (s *stage) ask(h http.Handler, r *http.Request) api.Promise {
@@ -281,13 +287,23 @@ func TestBill(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		c := s.meter.read().since(before, 10)
-		const minutes = 30 * 24 * 60
-		sweeps := minutes * (c.dollars() + priceLambda + 10*lambdaTime*priceCompute) / 1e6
-		polls := minutes * 3 * priceSQS / 1e6 // of one worker: 20 s each
-		s.Logf("an idle month\t%.1f\tcents\tat most 15\t(sweeps %.1f, one worker's polls %.1f; %s)", 100*(sweeps+polls), 100*sweeps, 100*polls, c)
-		if sweeps+polls > 0.15 {
-			t.Errorf("an idle month costs %.1f cents", 100*(sweeps+polls))
+		sweeps := s.meter.read().since(before, 10)
+		before = s.meter.read()
+		for range 10 {
+			if err := s.roster.Announce(t.Context(), store.Presence{Worker: "w", Machine: "cpu", Slots: 2}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		presence := s.meter.read().since(before, 10)
+		// Cents a month of what happens each minute. A worker polls for 20 s.
+		const minutes = 30 * 24 * 60 * 100 / 1e6
+		sweep := minutes * (sweeps.dollars() + priceLambda + 10*lambdaTime*priceCompute)
+		worker := minutes * (presence.dollars() + 3*priceSQS)
+		s.Logf("an idle month with one worker\t%.1f\tcents\tat most 15\t(sweeps %.1f: %s; polls and presence %.1f: %s)",
+			sweep+worker, sweep, sweeps, worker, presence)
+		s.Logf("the alarms of a stage and one machine\t%d\tcents a month", alarmMetrics*10)
+		if sweep+worker > 15 {
+			t.Errorf("an idle month costs %.1f cents", sweep+worker)
 		}
 	})
 }

@@ -113,7 +113,7 @@ func (d daemon) serve(ctx context.Context) (err error) {
 	w, err := worker.New(worker.Config{
 		Engine: s.engine, Roster: s.roster, Machine: d.Machine, Slots: d.Slots, Name: d.Name,
 		Runner: runner.Exec{Dir: jobs.Dir, Spares: &runner.Spares{}}, Runtimes: runner.Runtimes(machine.Runtimes), API: s.api,
-		Spool: spool.Dir, Temp: jobs.Dir, Lease: s.lease, Drain: d.Drain, Log: d.log,
+		Spool: spool.Dir, Temp: jobs.Dir, Lease: s.lease, AnnounceGap: s.announceGap, Drain: d.Drain, Log: d.log,
 	})
 	if err != nil {
 		return err

@@ -22,7 +22,8 @@ type site struct {
 	roster store.Roster
 	api    http.Handler // for scripts that submit; nil: they cannot
 
-	lease time.Duration // of calls that name none
+	lease       time.Duration // of calls that name none
+	announceGap time.Duration // between announcements to the roster; 0: what a worker does by itself
 
 	spool  func(worker string) (*spool.Spool, error) // for outcomes that wait
 	host   func() hostReport                         // what it knows of this machine

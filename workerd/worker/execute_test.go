@@ -3,7 +3,9 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -173,6 +175,42 @@ func TestPresence(t *testing.T) {
 			t.Errorf("machines %q", machines)
 		}
 	})
+}
+
+// TestPresenceOfTheBusy: a worker whose slots are always full is announced
+// every minute too, and where announcements are a minute apart no more often.
+func TestPresenceOfTheBusy(t *testing.T) {
+	for _, gap := range []time.Duration{0, store.PresenceEvery} {
+		inWorld(t, func(t *testing.T, w *world) {
+			counted := &announced{Roster: w.store}
+			w.hire("w1", lasting(5*time.Second, 0), func(c *Config) { c.Roster, c.AnnounceGap = counted, gap })
+			for n := range 400 {
+				w.submit(fmt.Sprint("p", n), nil)
+			}
+			for range 10 {
+				time.Sleep(time.Minute)
+				if ago := w.host.Time().Sub(promise.Time(counted.last.Load())); ago > store.PresenceEvery+announceGap {
+					t.Errorf("gap %v: announced %v ago", gap, ago)
+				}
+			}
+			if gap == store.PresenceEvery && counted.n.Load() > 12 {
+				t.Errorf("announced %d times in ten minutes", counted.n.Load())
+			}
+		})
+	}
+}
+
+// announced counts what a roster is told.
+type announced struct {
+	store.Roster
+	n    atomic.Int32
+	last atomic.Int64 // a promise.Time
+}
+
+func (a *announced) Announce(ctx context.Context, p store.Presence) error {
+	a.n.Add(1)
+	a.last.Store(int64(p.Seen))
+	return a.Roster.Announce(ctx, p)
 }
 
 func TestConfigIsChecked(t *testing.T) {

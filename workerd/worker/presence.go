@@ -8,7 +8,7 @@ import (
 )
 
 // announceGap is how long after an announcement a change of the number of
-// running scripts is held back.
+// running scripts is held back, where Config says nothing.
 const announceGap = 3 * time.Second
 
 // count takes note that n more attempts run.
@@ -20,23 +20,23 @@ func (w *Worker) count(n int32) {
 	}
 }
 
-// keepAnnounced tells the roster of this worker every minute, and soon after
-// the number of running scripts has changed.
+// keepAnnounced tells the roster of this worker every minute, and some time
+// after the number of running scripts has changed.
 func (w *Worker) keepAnnounced(ctx context.Context) {
 	if w.cfg.Roster == nil {
 		return
 	}
-	for said := int32(0); pause(ctx, announceGap); {
-		every := time.NewTimer(store.PresenceEvery - announceGap)
+	for said, at := int32(0), time.Now(); pause(ctx, w.cfg.AnnounceGap); {
+		due := time.NewTimer(time.Until(at.Add(store.PresenceEvery)))
 		select {
 		case <-w.presence:
-		case <-every.C:
-			said = -1
+		case <-due.C:
 		case <-ctx.Done():
 		}
-		every.Stop()
-		if n := w.running.Load(); n != said && ctx.Err() == nil {
-			said = n
+		due.Stop()
+		n := w.running.Load()
+		if ctx.Err() == nil && (n != said || time.Since(at) >= store.PresenceEvery) {
+			said, at = n, time.Now()
 			w.announce(ctx, int(n))
 		}
 	}

@@ -44,6 +44,9 @@ import (
 type Config struct {
 	Engine *engine.Engine
 	Roster store.Roster // where it announces itself; nil: nowhere
+	// AnnounceGap is the least time between two announcements, a minute at
+	// most: where each is billed, a minute. 3 s when 0.
+	AnnounceGap time.Duration
 
 	Machine string // whose queue Run receives from
 	Slots   int    // attempts at once under Run; 1 when 0
@@ -119,6 +122,7 @@ type Worker struct {
 func New(cfg Config) (*Worker, error) {
 	cfg.Slots = cmp.Or(cfg.Slots, 1)
 	cfg.Lease = cmp.Or(cfg.Lease, api.DefaultLease)
+	cfg.AnnounceGap = cmp.Or(cfg.AnnounceGap, announceGap)
 	cfg.Log = cmp.Or(cfg.Log, slog.New(slog.DiscardHandler))
 	switch {
 	case cfg.Engine == nil || cfg.Runner == nil:
