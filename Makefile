@@ -48,6 +48,10 @@ fuzz: ## Every fuzz target for FUZZTIME (60s) each
 		go test $$(dirname $$file) -run '^$$' -fuzz "^$${name#func }\$$" -fuzztime $(FUZZTIME) </dev/null || exit 1; \
 	done
 
+.PHONY: gates
+gates: emulators ## DynamoDB's gates at full size: 20,000 operations, 200 histories on each emulator (half an hour)
+	go test ./internal/store/dynamostore -count=1 -timeout 2h -v -run 'SameAsMemory|Linearizable' -full
+
 .PHONY: chaos
 chaos: ## Real processes under kill -9 and SIGSTOP
 	CI=1 go test -race -count=1 -timeout 20m -v ./internal/chaos
