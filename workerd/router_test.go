@@ -13,6 +13,7 @@ import (
 
 	"modulate/internal/account"
 	"modulate/internal/api"
+	"modulate/internal/emulator"
 )
 
 // marked marks what goes to the stage as signed; AWS refuses it, if so set.
@@ -152,5 +153,24 @@ func TestRouterKeepsRefusalsToItself(t *testing.T) {
 	}
 	if n := strings.Count(log.String(), "role/worker"); n != 3 {
 		t.Errorf("logged %d times:\n%s", n, log)
+	}
+}
+
+// The signer reads what it signs whole: a body over the limit of a script's
+// socket is the script's fault, and no outage.
+func TestRouterOfABodyThatIsCutOff(t *testing.T) {
+	base, err := url.Parse("http://127.0.0.1:1/prod") // nobody is asked
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := emulator.Config(t, base.String())
+	log := &lines{}
+	h := newRouter(base, (&account.Account{Config: cfg}).Sign(http.DefaultTransport, account.Gateway(base.Host)), slog.New(slog.NewTextHandler(log, nil)))
+	w := httptest.NewRecorder()
+	r := httptest.NewRequest("POST", "/v1/promises/x/cancel", strings.NewReader("1234"))
+	r.Body = http.MaxBytesReader(w, r.Body, 3)
+	h.ServeHTTP(w, r)
+	if w.Code != http.StatusRequestEntityTooLarge || !strings.Contains(w.Body.String(), "urn:modulate:too-large") || log.String() != "" {
+		t.Errorf("%d %s, logged %q", w.Code, w.Body, log)
 	}
 }

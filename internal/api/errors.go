@@ -127,6 +127,10 @@ func AsError(err error) *Error {
 	if errors.As(err, &e) {
 		return e
 	}
+	var long *http.MaxBytesError
+	if errors.As(err, &long) {
+		err = fmt.Errorf("%w: its body is over %d bytes, which is the most that it may have", ErrTooLarge, long.Limit)
+	}
 	p := problemOf(err)
 	if p.Status != http.StatusServiceUnavailable {
 		p.Detail = err.Error()

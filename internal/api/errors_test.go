@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -73,6 +74,15 @@ func TestUnknownErrors(t *testing.T) {
 		if strings.Contains(e.Error(), sent.Error()) {
 			t.Errorf("%q tells what happened inside", e)
 		}
+	}
+}
+
+// A body that was cut off where it got too long is no unknown outcome.
+func TestCutBody(t *testing.T) {
+	_, cut := io.ReadAll(http.MaxBytesReader(nil, io.NopCloser(strings.NewReader("1234")), 3))
+	e := AsError(fmt.Errorf("reading: %w", cut))
+	if !errors.Is(e, ErrTooLarge) || e.Status != http.StatusRequestEntityTooLarge || !strings.Contains(e.Detail, "over 3 bytes") || e.RetryAfter != 0 {
+		t.Errorf("got %+v", e)
 	}
 }
 

@@ -161,6 +161,12 @@ func (s *socket) pass(w http.ResponseWriter, r *http.Request) {
 	defer s.serving.Done()
 	r.Header.Set(api.ParentHeader, api.FormatParent(engine.Parent{ID: s.j.id, Version: s.j.version, Claim: s.j.claim}))
 	r.Host = "localhost" // whatever name a client gives to a socket
+
+	// The API may have to hold a body whole, to sign it. Not so an upload, which
+	// says its size and is refused by that.
+	if r.Method != http.MethodPut {
+		r.Body = http.MaxBytesReader(w, r.Body, api.MaxBody)
+	}
 	s.j.w.cfg.API.ServeHTTP(w, r)
 }
 

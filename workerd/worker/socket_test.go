@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -202,6 +203,43 @@ func TestSocketIsRestricted(t *testing.T) {
 	})
 	if got := w.children("a"); !slices.Equal(got, []string{"a.x"}) {
 		t.Errorf("children %q", got)
+	}
+}
+
+// endless is a body without an end.
+type endless struct{}
+
+// Read is that of [io.Reader].
+func (endless) Read(p []byte) (int, error) { return len(p), nil }
+
+// Nothing that a script sends is held whole but a request of a proper size: an
+// API may be a proxy that reads a body to sign it.
+func TestSocketBoundsBodies(t *testing.T) {
+	const more = api.MaxBody + 1
+	var read int64
+	s := &socket{j: &job{id: "a", w: &Worker{cfg: Config{API: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var err error
+		if read, err = io.Copy(io.Discard, io.LimitReader(r.Body, more)); err != nil {
+			w.WriteHeader(api.AsError(err).Status)
+		}
+	})}}}}
+	for request, want := range map[string]int64{
+		"POST /v1/promises/a/cancel": api.MaxBody,
+		"GET /v1/promises/a":         api.MaxBody,
+		"POST /v1/promises":          api.MaxBody,
+		"POST /v1/blobs":             api.MaxBody,
+		"PUT /v1/blobs/x":            more, // it passes through, as long as it says that it is
+	} {
+		method, target, _ := strings.Cut(request, " ")
+		w := httptest.NewRecorder()
+		s.routes().ServeHTTP(w, httptest.NewRequest(method, target, endless{}))
+		status := http.StatusRequestEntityTooLarge
+		if want == more {
+			status = http.StatusOK
+		}
+		if w.Code != status || read != want {
+			t.Errorf("%s: %d after %d bytes, want %d after %d", request, w.Code, read, status, want)
+		}
 	}
 }
 
