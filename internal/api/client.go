@@ -38,7 +38,7 @@ var ErrBarred = errors.New("the way to the server is barred")
 // goroutine; its exported fields are set before use.
 //
 // Every request is idempotent, so that a Client repeats what got no answer,
-// or one of 429, 500, 502, 503 or 504, until its patience is over. Errors are then
+// or one of 429, 502, 503 or 504 or another's 500, until its patience is over. Errors are then
 // [*Unreachable] or [*Error]; errors.Is finds the sentinels of the server.
 type Client struct {
 	// Patience bounds the repeating of a request. Zero: the constant of that
@@ -207,7 +207,7 @@ func backoff(err error, try int) (time.Duration, bool) {
 	d = d/2 + rand.N(d/2)
 	var refused *Error
 	if errors.As(err, &refused) {
-		return max(d, refused.RetryAfter), passing(refused.Status)
+		return max(d, refused.RetryAfter), refused.passing()
 	}
 	var away *Unreachable
 	return d, errors.As(err, &away)

@@ -70,6 +70,7 @@ func TestClientRepeats(t *testing.T) {
 		{"connection refused twice", []http.HandlerFunc{nil, nil, resolved}, 3, nil},
 		{"503 and 504", []http.HandlerFunc{fails(ErrUnavailable), status(504), status(502), status(500), resolved}, 5, nil},
 		{"throttled", []http.HandlerFunc{fails(store.ErrThrottled), resolved}, 2, nil},
+		{"not deployed", []http.HandlerFunc{fails(store.ErrDeployment)}, 1, store.ErrDeployment},
 		{"not found", []http.HandlerFunc{fails(promise.ErrNotFound)}, 1, promise.ErrNotFound},
 		{"full", []http.HandlerFunc{fails(store.ErrFull)}, 1, store.ErrFull},
 		{"invalid", []http.HandlerFunc{fails(ErrInvalid)}, 1, ErrInvalid},

@@ -70,6 +70,9 @@ var table = [...]row{
 	{store.ErrThrottled, "throttled", http.StatusTooManyRequests},
 	{blob.ErrThrottled, "blobs-throttled", http.StatusTooManyRequests},
 	{queue.ErrThrottled, "queues-throttled", http.StatusTooManyRequests},
+	{store.ErrDeployment, "store-deployment", http.StatusInternalServerError},
+	{blob.ErrDeployment, "blobs-deployment", http.StatusInternalServerError},
+	{queue.ErrDeployment, "queues-deployment", http.StatusInternalServerError},
 	{store.ErrFull, "store-full", http.StatusInsufficientStorage},
 	{blob.ErrFull, "blobs-full", http.StatusInsufficientStorage},
 	{ErrUnavailable, "unavailable", http.StatusServiceUnavailable},
@@ -100,8 +103,11 @@ func (e *Error) Is(target error) bool {
 			return true
 		}
 	}
-	return target == ErrUnavailable && (e.Type == "" || e.Type == blankType) && passing(e.Status)
+	return target == ErrUnavailable && e.foreign() && e.passing()
 }
+
+// foreign reports whether p says no more than its status.
+func (p Problem) foreign() bool { return p.Type == "" || p.Type == blankType }
 
 // blankType is the type of a problem that says no more than its status.
 const blankType = "about:blank"
@@ -112,7 +118,7 @@ const blankType = "about:blank"
 func Fail(sentinel error, where, format string, args ...any) error {
 	p := problemOf(sentinel)
 	p.Where, p.Detail = where, fmt.Sprintf(format, args...)
-	return &Error{Problem: p, RetryAfter: retryAfter(p.Status)}
+	return &Error{Problem: p, RetryAfter: p.retryAfter()}
 }
 
 // Invalid is Fail for a field that is not as it should be.
@@ -137,7 +143,7 @@ func AsError(err error) *Error {
 	} else {
 		p.Detail = "the outcome of the request is not known; repeat it, the same request does nothing twice"
 	}
-	return &Error{Problem: p, RetryAfter: retryAfter(p.Status)}
+	return &Error{Problem: p, RetryAfter: p.retryAfter()}
 }
 
 // problemOf returns the problem of the first row that err is.
@@ -150,20 +156,22 @@ func problemOf(err error) Problem {
 	return problemOf(ErrUnavailable)
 }
 
-// passing reports whether a request that was answered with status may be
-// answered otherwise a moment later. An HTTP API says 500 where the function
-// that was at it died.
-func passing(status int) bool {
-	switch status {
-	case http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+// passing reports whether a request that was answered with p may be answered
+// otherwise a moment later. An HTTP API says 500 where the function that was at
+// it died; our own 500s wait for a person.
+func (p Problem) passing() bool {
+	switch p.Status {
+	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		return true
+	case http.StatusInternalServerError:
+		return p.foreign()
 	}
 	return false
 }
 
 // retryAfter is what the server tells a client to wait before it repeats.
-func retryAfter(status int) time.Duration {
-	if passing(status) {
+func (p Problem) retryAfter() time.Duration {
+	if p.passing() {
 		return time.Second
 	}
 	return 0

@@ -38,6 +38,10 @@ var (
 	ErrThrottled = errors.New("the blobs have no capacity left for now")
 	// ErrFull: there is no room; nothing was kept.
 	ErrFull = errors.New("no room left for blobs")
+	// ErrDeployment: what keeps the blobs is not there, or this program may not
+	// use it. No try again helps before somebody has deployed or allowed what the
+	// error says.
+	ErrDeployment = errors.New("what keeps the blobs is not deployed, or not open to this program")
 )
 
 // Blobs keeps immutable bytes under keys.

@@ -23,6 +23,9 @@ var (
 	ErrNoQueue = errors.New("no queue for this machine")
 	// ErrThrottled: there is no capacity for now. A later try may succeed.
 	ErrThrottled = errors.New("the queues have no capacity left for now")
+	// ErrDeployment: this program may not use the queue. No try again helps
+	// before somebody has allowed what the error says.
+	ErrDeployment = errors.New("the queues are not open to this program")
 	// ErrReceipt: the receipt names no message that is in flight. Advisory:
 	// some queues answer nil instead.
 	ErrReceipt = errors.New("the receipt is stale")

@@ -38,6 +38,10 @@ var (
 	ErrThrottled = errors.New("the store has no capacity left for now")
 	// ErrFull: there is no room for the write; nothing was written.
 	ErrFull = errors.New("the store has no room left")
+	// ErrDeployment: the store is not there, or this program may not use it. No
+	// try again helps before somebody has deployed or allowed what the error
+	// says. A write may have happened at an earlier try.
+	ErrDeployment = errors.New("the store is not deployed, or not open to this program")
 )
 
 // Refused is the error of a write whose guard did not hold. Stored is the

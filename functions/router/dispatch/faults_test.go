@@ -86,6 +86,9 @@ func TestSubmitFaults(t *testing.T) {
 		{"blobs unknown", func(w *world, err error) { w.engine.Blobs = noPut{w.blobs, err} }, errLine, 503, api.ErrUnavailable, "1"},
 		{"blobs throttled", func(w *world, err error) { w.engine.Blobs = noPut{w.blobs, err} }, blob.ErrThrottled, 429, blob.ErrThrottled, "1"},
 		{"queues unknown", func(w *world, err error) { w.engine.Queue = noMachines{w.queue, err} }, errLine, 503, api.ErrUnavailable, "1"},
+		{"store not deployed", func(w *world, err error) { w.engine.Store = noCreate{w.store, err} }, store.ErrDeployment, 500, store.ErrDeployment, ""},
+		{"blobs not deployed", func(w *world, err error) { w.engine.Blobs = noPut{w.blobs, err} }, blob.ErrDeployment, 500, blob.ErrDeployment, ""},
+		{"queues closed", func(w *world, err error) { w.engine.Queue = noMachines{w.queue, err} }, queue.ErrDeployment, 500, queue.ErrDeployment, ""},
 		{"queues throttled", func(w *world, err error) { w.engine.Queue = noMachines{w.queue, err} }, queue.ErrThrottled, 429, queue.ErrThrottled, "1"},
 	}
 	for _, tt := range tests {

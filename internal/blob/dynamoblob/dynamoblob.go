@@ -171,11 +171,11 @@ func (b *Blobs) explain(doing, key string, err error) error {
 	case "ThrottlingException", "ProvisionedThroughputExceededException", "RequestLimitExceeded":
 		return fmt.Errorf("%s %s in the table %s: %w: %w", doing, key, b.table, blob.ErrThrottled, err)
 	case "ResourceNotFoundException":
-		return fmt.Errorf("%s %s: there is no table %s in %s; deploy the stage (template.yaml): %w",
-			doing, key, b.table, b.client.Options().Region, err)
+		return fmt.Errorf("%s %s: %w: there is no table %s in %s; deploy the stage (template.yaml): %w",
+			doing, key, blob.ErrDeployment, b.table, b.client.Options().Region, err)
 	case "AccessDeniedException":
-		return fmt.Errorf("%s %s: access to the table %s is denied; the role of this program must allow it there: %w",
-			doing, key, b.table, err)
+		return fmt.Errorf("%s %s: %w: access to the table %s is denied; the role of this program must allow it there: %w",
+			doing, key, blob.ErrDeployment, b.table, err)
 	}
 	return fmt.Errorf("%s %s in the table %s: %w", doing, key, b.table, err)
 }

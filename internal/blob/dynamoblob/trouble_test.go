@@ -64,16 +64,25 @@ func calls(t *testing.T, b *dynamoblob.Blobs) map[string]error {
 }
 
 func TestErrorsSayWhatToDo(t *testing.T) {
-	for code, want := range map[string]string{
-		"ResourceNotFoundException":              "no table modulate-dev in us-east-1; deploy the stage (template.yaml)",
-		"AccessDeniedException":                  "the table modulate-dev is denied",
-		"ProvisionedThroughputExceededException": "log/p/1 in the table modulate-dev",
-		"ExpiredTokenException":                  "the reason",
+	ours := []error{blob.ErrNotFound, blob.ErrThrottled, blob.ErrDeployment}
+	for code, c := range map[string]struct {
+		is   error // nil: none of ours
+		want string
+	}{
+		"ResourceNotFoundException":              {blob.ErrDeployment, "no table modulate-dev in us-east-1; deploy the stage (template.yaml)"},
+		"AccessDeniedException":                  {blob.ErrDeployment, "the table modulate-dev is denied"},
+		"ProvisionedThroughputExceededException": {blob.ErrThrottled, "log/p/1 in the table modulate-dev"},
+		"ExpiredTokenException":                  {nil, "the reason"},
 	} {
 		body := fmt.Sprintf(`{"__type":"com.amazonaws.dynamodb.v20120810#%s","message":"the reason"}`, code)
 		for call, err := range calls(t, stub(t, body)) {
-			if err == nil || errors.Is(err, blob.ErrNotFound) || errors.Is(err, blob.ErrThrottled) != strings.Contains(code, "Throughput") || !strings.Contains(err.Error(), want) {
-				t.Errorf("%s, %s: got %v, want %q", code, call, err, want)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%s, %s: got %v, want %q", code, call, err, c.want)
+			}
+			for _, sentinel := range ours {
+				if errors.Is(err, sentinel) != (sentinel == c.is) {
+					t.Errorf("%s, %s: got %v, which should be %v", code, call, err, c.is)
+				}
 			}
 		}
 	}

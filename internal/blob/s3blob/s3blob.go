@@ -186,16 +186,16 @@ func (b *Blobs) explain(doing, key string, err error) error {
 	case "BadDigest", "XAmzContentChecksumMismatch":
 		return fmt.Errorf("%s %s: %w: %w", doing, key, blob.ErrMismatch, err)
 	case "NoSuchBucket":
-		return fmt.Errorf("%s %s: there is no bucket %s in %s; deploy the stage (template.yaml) or name its bucket: %w",
-			doing, key, b.bucket, b.client.Options().Region, err)
+		return fmt.Errorf("%s %s: %w: there is no bucket %s in %s; deploy the stage (template.yaml) or name its bucket: %w",
+			doing, key, blob.ErrDeployment, b.bucket, b.client.Options().Region, err)
 	case "SlowDown":
 		return fmt.Errorf("%s %s in the bucket %s: %w: %w", doing, key, b.bucket, blob.ErrThrottled, err)
 	case "PermanentRedirect", "AuthorizationHeaderMalformed", "MovedPermanently":
-		return fmt.Errorf("%s %s: the bucket %s is not in %s; choose the region of the stage: %w",
-			doing, key, b.bucket, b.client.Options().Region, err)
+		return fmt.Errorf("%s %s: %w: the bucket %s is not in %s; choose the region of the stage: %w",
+			doing, key, blob.ErrDeployment, b.bucket, b.client.Options().Region, err)
 	case "AccessDenied", "Forbidden":
-		return fmt.Errorf("%s %s: access to the bucket %s is denied; the role of this program must allow it there: %w",
-			doing, key, b.bucket, err)
+		return fmt.Errorf("%s %s: %w: access to the bucket %s is denied; the role of this program must allow it there: %w",
+			doing, key, blob.ErrDeployment, b.bucket, err)
 	}
 	return fmt.Errorf("%s %s in the bucket %s: %w", doing, key, b.bucket, err)
 }

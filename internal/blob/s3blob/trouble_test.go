@@ -64,9 +64,9 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		is   error
 		want []string
 	}{
-		"no bucket":     {answer{404, xml("NoSuchBucket", "The specified bucket does not exist")}, nil, []string{"no bucket outputs in us-east-1", "template.yaml"}},
-		"access denied": {answer{403, xml("AccessDenied", "Access Denied")}, nil, []string{"the bucket outputs is denied", "role"}},
-		"other region":  {answer{301, xml("PermanentRedirect", "use the other endpoint")}, nil, []string{"outputs is not in us-east-1", "region"}},
+		"no bucket":     {answer{404, xml("NoSuchBucket", "The specified bucket does not exist")}, blob.ErrDeployment, []string{"no bucket outputs in us-east-1", "template.yaml"}},
+		"access denied": {answer{403, xml("AccessDenied", "Access Denied")}, blob.ErrDeployment, []string{"the bucket outputs is denied", "role"}},
+		"other region":  {answer{301, xml("PermanentRedirect", "use the other endpoint")}, blob.ErrDeployment, []string{"outputs is not in us-east-1", "region"}},
 		"expired":       {answer{400, xml("ExpiredToken", "The provided token has expired.")}, nil, []string{"the bucket outputs", "has expired"}},
 		"other content": {answer{400, xml("BadDigest", "The SHA256 you specified did not match")}, blob.ErrMismatch, []string{"log/p/1"}},
 		"no key":        {answer{404, xml("NoSuchKey", "The specified key does not exist.")}, blob.ErrNotFound, []string{"log/p/1"}},
@@ -100,7 +100,7 @@ func calls(ctx context.Context, b *s3blob.Blobs) map[string]error {
 func TestStatSaysWhatToDo(t *testing.T) {
 	for status, want := range map[int]string{403: "the bucket outputs is denied", 301: "outputs is not in us-east-1"} {
 		_, err := stub(t, &said{answers: []answer{{status, ""}}}).Stat(t.Context(), "k")
-		if err == nil || !strings.Contains(err.Error(), want) {
+		if !errors.Is(err, blob.ErrDeployment) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%d: got %v, want %q", status, err, want)
 		}
 	}

@@ -133,6 +133,12 @@ func (q *Queue) Depth(ctx context.Context, machine string) (queue.Depth, error) 
 	}, nil
 }
 
+// Find returns nil where the machine has a queue, and looks no further.
+// ErrNoQueue.
+func (q *Queue) Find(ctx context.Context, machine string) error {
+	return q.with(ctx, "finding", q.name(machine), func(*string) error { return nil })
+}
+
 // Machines implements [queue.Queue].
 func (q *Queue) Machines(ctx context.Context) ([]string, error) {
 	if ctx.Err() != nil {
@@ -267,7 +273,8 @@ func (q *Queue) explain(ctx context.Context, doing, name string, err error) erro
 	case "RequestThrottled", "ThrottlingException", "Throttling":
 		return fmt.Errorf("%s %s: %w: %w", doing, name, queue.ErrThrottled, err)
 	case "AccessDenied", "AccessDeniedException":
-		return fmt.Errorf("%s %s: access denied; the role of this program must allow it on that queue: %w", doing, name, err)
+		return fmt.Errorf("%s %s: %w: access denied; the role of this program must allow it on that queue: %w",
+			doing, name, queue.ErrDeployment, err)
 	}
 	return fmt.Errorf("%s %s: %w", doing, name, err)
 }

@@ -163,8 +163,8 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 	}{
 		"no queue":           {[]answer{gone}, queue.ErrNoQueue, []string{"SQS in us-east-1", "modulate-dev-gpu", "infra/machine.yaml"}},
 		"queue just deleted": {[]answer{found, gone}, queue.ErrNoQueue, []string{"modulate-dev-gpu"}},
-		"access denied":      {[]answer{found, denied}, nil, []string{"receiving from modulate-dev-gpu: access denied", "role", "sqs:receivemessage"}},
-		"no right to look":   {[]answer{denied}, nil, []string{"finding queue modulate-dev-gpu: access denied"}},
+		"access denied":      {[]answer{found, denied}, queue.ErrDeployment, []string{"receiving from modulate-dev-gpu", "access denied", "role", "sqs:receivemessage"}},
+		"no right to look":   {[]answer{denied}, queue.ErrDeployment, []string{"finding queue modulate-dev-gpu", "access denied"}},
 		"throttled":          {[]answer{found, throttled}, queue.ErrThrottled, []string{"receiving from modulate-dev-gpu", "slow down"}},
 		"expired":            {[]answer{expired}, nil, []string{"modulate-dev-gpu", "expired"}},
 	} {

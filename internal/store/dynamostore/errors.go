@@ -138,14 +138,18 @@ func again(ctx context.Context, try int) bool {
 // ours turns the SDK's errors into the store's.
 func (s *Store) ours(ctx context.Context, doing string, err error) error {
 	var missing *types.ResourceNotFoundException
+	var api smithy.APIError
 	switch {
 	case turnedAway(err):
 		return fmt.Errorf("%s in table %s: %w: %w", doing, s.Table, store.ErrThrottled, err)
 	case ctx.Err() != nil:
 		return fmt.Errorf("%s in table %s: %w: %w", doing, s.Table, context.Cause(ctx), err)
 	case errors.As(err, &missing):
-		return fmt.Errorf("%s: there is no table %s in this account and region: deploy the stage (template.yaml), or name another: %w",
-			doing, s.Table, err)
+		return fmt.Errorf("%s: %w: there is no table %s in this account and region: deploy the stage (template.yaml), or name another: %w",
+			doing, store.ErrDeployment, s.Table, err)
+	case errors.As(err, &api) && api.ErrorCode() == "AccessDeniedException":
+		return fmt.Errorf("%s: %w: access to the table %s is denied: the role of this program must allow it there: %w",
+			doing, store.ErrDeployment, s.Table, err)
 	default:
 		return fmt.Errorf("%s in table %s: %w", doing, s.Table, err)
 	}

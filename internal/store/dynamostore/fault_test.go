@@ -218,11 +218,25 @@ func TestMissingTable(t *testing.T) {
 		}
 		for name, call := range calls {
 			err := call(t, s)
-			if err == nil || !strings.Contains(err.Error(), "modulate-nowhere") || !strings.Contains(err.Error(), "template.yaml") {
+			if !errors.Is(err, store.ErrDeployment) || !strings.Contains(err.Error(), "modulate-nowhere") || !strings.Contains(err.Error(), "template.yaml") {
 				t.Errorf("%s: %v: it does not say which table is missing, and what to deploy", name, err)
 			}
 		}
 	})
+}
+
+func TestDenied(t *testing.T) {
+	t.Parallel()
+	s := open(t, emulator.AWS(t), func(request, func(request) (*http.Response, error)) (*http.Response, error) {
+		return sayError("AccessDeniedException")
+	})
+	for _, calls := range []map[string]func(*testing.T, *dynamostore.Store) error{reads, writes} {
+		for name, call := range calls {
+			if err := call(t, s); !errors.Is(err, store.ErrDeployment) || !strings.Contains(err.Error(), "the role of this program") {
+				t.Errorf("%s: got %v, want what to allow", name, err)
+			}
+		}
+	}
 }
 
 // batches is a wire of BatchGetItem: of the keys that are asked for, the first
