@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -44,7 +43,7 @@ func (d daemon) openStage(ctx context.Context) (*site, error) {
 		return nil, skewed
 	}
 	switch {
-	case errors.Is(err, store.ErrThrottled): // it is there, and the worker bears with it
+	case cloud.Throttled(err): // it is there, and the worker bears with it
 		d.log.Warn("AWS has no capacity left for now; starting all the same", "error", err)
 	case err != nil:
 		return nil, a.Explain(err)

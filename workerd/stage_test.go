@@ -30,7 +30,7 @@ func TestStageRefusesToStart(t *testing.T) {
 		says, hint string
 	}{
 		"no table":       {args: []string{"--stage", "none"}, says: "there is no table modulate-none in us-east-1", hint: "sam deploy --config-env none"},
-		"no queue":       {args: []string{"--machine", "gpu"}, says: "there is no queue modulate-" + stage + "-gpu in us-east-1", hint: "infra/machine.yaml"},
+		"no queue":       {args: []string{"--machine", "gpu"}, says: "there is no queue for machine gpu of stage " + stage + " in us-east-1", hint: "infra/machine.yaml"},
 		"no bucket":      {args: []string{"--bucket", "modulate-none"}, says: "there is no bucket modulate-none in us-east-1", hint: "sam deploy"},
 		"clock behind":   {endpoint: behind.url, says: "the clock of this machine is", hint: "chrony"},
 		"unreachable":    {endpoint: away.url, says: "AWS does not answer at " + away.url, hint: "AWS_REGION"},

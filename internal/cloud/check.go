@@ -7,19 +7,36 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
-	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
-	"github.com/aws/aws-sdk-go-v2/service/sqs"
-	sqstypes "github.com/aws/aws-sdk-go-v2/service/sqs/types"
+	"github.com/aws/smithy-go"
 
 	"modulate/internal/account"
+	"modulate/internal/blob"
+	"modulate/internal/queue"
 	"modulate/internal/store"
 )
 
 // Check looks whether the stage is there: its table, its bucket, and the queue
 // of machine unless that is "". What is missing is an [account.Trouble] that
-// says what to deploy; other errors are those of the SDK.
+// says what to deploy; other errors are those of the SDK. That AWS has no
+// capacity for now is the error, [Throttled], only where it is all that is wrong.
 func (c *Cloud) Check(ctx context.Context, machine string) error {
-	return errors.Join(c.checkTable(ctx), c.checkBucket(ctx), c.checkQueue(ctx, machine))
+	var busy error
+	for _, check := range []func(context.Context) error{
+		c.checkTable, c.checkBucket, func(ctx context.Context) error { return c.checkQueue(ctx, machine) },
+	} {
+		switch err := check(ctx); {
+		case Throttled(err):
+			busy = err
+		case err != nil:
+			return err
+		}
+	}
+	return busy
+}
+
+// Throttled reports whether err says that AWS has no capacity for now.
+func Throttled(err error) bool {
+	return errors.Is(err, store.ErrThrottled) || errors.Is(err, blob.ErrThrottled) || errors.Is(err, queue.ErrThrottled)
 }
 
 func (c *Cloud) checkTable(ctx context.Context) error {
@@ -34,30 +51,44 @@ func (c *Cloud) checkTable(ctx context.Context) error {
 	return fmt.Errorf("looking at table %s: %w", c.Table, err)
 }
 
-// checkBucket takes a bucket for there that it may not look at.
+// checkBucket looks by HEAD, whose answers have no body: their code is the name
+// of their status.
 func (c *Cloud) checkBucket(ctx context.Context) error {
 	_, err := c.s3.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &c.Bucket})
-	var missing *s3types.NotFound
-	if errors.As(err, &missing) {
-		return c.missing("bucket "+c.Bucket, c.deploy(), err)
+	if err == nil {
+		return nil
 	}
-	return nil
+	var answer smithy.APIError
+	if errors.As(err, &answer) {
+		switch answer.ErrorCode() {
+		case "NotFound":
+			return c.missing("bucket "+c.Bucket, c.deploy(), err)
+		case "Forbidden":
+			return &account.Trouble{
+				Kind: account.ErrDenied, Text: "AWS denies access to the bucket " + c.Bucket, Err: err,
+				Hint: "allow s3:ListBucket on it, as the worker's role in infra/machine.yaml does, or name the stage's own bucket",
+			}
+		case "MovedPermanently":
+			return &account.Trouble{
+				Kind: account.ErrRegion, Text: fmt.Sprintf("the bucket %s is not in %s", c.Bucket, c.region), Err: err,
+				Hint: "set AWS_REGION to the region that the stage is in",
+			}
+		case "SlowDown", "ServiceUnavailable":
+			return fmt.Errorf("looking at bucket %s: %w: %w", c.Bucket, blob.ErrThrottled, err)
+		}
+	}
+	return fmt.Errorf("looking at bucket %s: %w", c.Bucket, err)
 }
 
 func (c *Cloud) checkQueue(ctx context.Context, machine string) error {
 	if machine == "" {
 		return nil
 	}
-	name := "modulate-" + c.Stage + "-" + machine
-	_, err := c.sqs.GetQueueUrl(ctx, &sqs.GetQueueUrlInput{QueueName: &name})
-	var missing *sqstypes.QueueDoesNotExist
-	switch {
-	case err == nil:
-		return nil
-	case errors.As(err, &missing):
-		return c.missing("queue "+name, fmt.Sprintf("deploy the machine's stack (infra/machine.yaml) as modulate-%s-%s, or name a machine that has one", c.Stage, machine), err)
+	err := c.Queue.Find(ctx, machine)
+	if errors.Is(err, queue.ErrNoQueue) {
+		return c.missing("queue for machine "+machine+" of stage "+c.Stage, fmt.Sprintf("deploy the machine's stack (infra/machine.yaml) as modulate-%s-%s, or name a machine that has one", c.Stage, machine), err)
 	}
-	return fmt.Errorf("looking for queue %s: %w", name, err)
+	return err
 }
 
 func (c *Cloud) missing(what, hint string, err error) *account.Trouble {

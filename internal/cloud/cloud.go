@@ -28,7 +28,6 @@ import (
 	"modulate/internal/blob/dynamoblob"
 	"modulate/internal/blob/s3blob"
 	"modulate/internal/engine"
-	"modulate/internal/queue"
 	"modulate/internal/queue/sqsqueue"
 	"modulate/internal/store/dynamostore"
 )
@@ -61,12 +60,11 @@ type Cloud struct {
 	Stage, Table, Bucket string
 
 	Store  *dynamostore.Store
-	Queue  queue.Queue
+	Queue  *sqsqueue.Queue
 	Blobs  blob.Blobs
 	Engine *engine.Engine
 
 	region string
-	sqs    *sqs.Client
 	s3     *s3.Client
 }
 
@@ -91,9 +89,8 @@ func Open(ctx context.Context, cfg Config) (*Cloud, error) {
 	c.s3 = s3.NewFromConfig(cfg.AWS, func(o *s3.Options) {
 		o.UsePathStyle = cfg.AWS.BaseEndpoint != nil // an emulator has no name for each bucket
 	})
-	c.sqs = sqs.NewFromConfig(cfg.AWS)
 	c.Store = dynamostore.New(table, dynamostore.Config{Table: c.Table, Retention: Retention})
-	c.Queue = sqsqueue.New(c.sqs, c.Stage)
+	c.Queue = sqsqueue.New(sqs.NewFromConfig(cfg.AWS), c.Stage)
 	c.Blobs = blob.NewCache(blob.BySize{
 		Small: dynamoblob.New(table, c.Table, blobRetention), Large: s3blob.New(c.s3, c.Bucket),
 	})

@@ -3,7 +3,9 @@ package cloud
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -67,7 +69,7 @@ func TestCheck(t *testing.T) {
 		{"no machine asked for", table, bucket, "", "", ""},
 		{"no table", "modulate-none", bucket, "cpu", "there is no table modulate-none in us-east-1", "sam deploy --config-env " + stage},
 		{"no bucket", table, "modulate-none", "cpu", "there is no bucket modulate-none in us-east-1", "sam deploy"},
-		{"no queue", table, bucket, "gpu", "there is no queue modulate-" + stage + "-gpu in us-east-1", "infra/machine.yaml"},
+		{"no queue", table, bucket, "gpu", "there is no queue for machine gpu of stage " + stage + " in us-east-1", "infra/machine.yaml"},
 	} {
 		c, err := Open(t.Context(), Config{Stage: stage, Table: tt.table, Bucket: tt.bucket, AWS: cfg})
 		if err != nil {
@@ -91,6 +93,66 @@ func TestCheck(t *testing.T) {
 	}
 	if err := c.Check(t.Context(), "cpu"); err == nil || errors.Is(err, account.ErrMissing) {
 		t.Errorf("nobody answers: %v", err)
+	}
+}
+
+// saying is AWS in which one service refuses everything.
+type saying struct {
+	aws.HTTPClient
+	service string // dynamodb, s3, sqs
+	status  int
+	code    string // "": no body
+}
+
+// Do is that of [aws.HTTPClient].
+func (s saying) Do(req *http.Request) (*http.Response, error) {
+	if !strings.Contains(req.Header.Get("Authorization"), "/"+s.service+"/") {
+		return s.HTTPClient.Do(req)
+	}
+	body := ""
+	if s.code != "" {
+		body = `{"__type":"x#` + s.code + `","message":"by the test"}`
+	}
+	return &http.Response{
+		StatusCode: s.status, Header: http.Header{"Content-Type": {"application/x-amz-json-1.0"}}, Request: req,
+		Body: io.NopCloser(strings.NewReader(body)),
+	}, nil
+}
+
+// What AWS refuses is said; that it has no capacity is borne with, and hides
+// nothing that is worse.
+func TestCheckRefused(t *testing.T) {
+	cfg := emulator.Config(t, emulator.AWS(t))
+	table, stage := emulator.Table(t, dynamodb.NewFromConfig(cfg)), emulator.Queues(t, sqs.NewFromConfig(cfg), "cpu")
+	bucket := emulator.Bucket(t, s3.NewFromConfig(cfg, func(o *s3.Options) { o.UsePathStyle = true }))
+	cfg.Retryer = func() aws.Retryer { return aws.NopRetryer{} }
+	for name, tt := range map[string]struct {
+		aws       saying
+		machine   string
+		kind      error // of the Trouble; nil: it is none
+		throttled bool
+	}{
+		"bucket denied":               {saying{service: "s3", status: 403}, "cpu", account.ErrDenied, false},
+		"bucket elsewhere":            {saying{service: "s3", status: 301}, "cpu", account.ErrRegion, false},
+		"bucket fails":                {saying{service: "s3", status: 500}, "cpu", nil, false},
+		"bucket busy":                 {saying{service: "s3", status: 503}, "cpu", nil, true},
+		"table busy":                  {saying{service: "dynamodb", status: 400, code: "ThrottlingException"}, "cpu", nil, true},
+		"queue busy":                  {saying{service: "sqs", status: 403, code: "RequestThrottled"}, "cpu", nil, true},
+		"queue denied":                {saying{service: "sqs", status: 403, code: "AccessDenied"}, "cpu", nil, false},
+		"table busy, queue not there": {saying{service: "dynamodb", status: 400, code: "ThrottlingException"}, "gpu", account.ErrMissing, false},
+	} {
+		cfg := cfg.Copy()
+		tt.aws.HTTPClient = cfg.HTTPClient
+		cfg.HTTPClient = tt.aws
+		c, err := Open(t.Context(), Config{Stage: stage, Table: table, Bucket: bucket, AWS: cfg})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = c.Check(t.Context(), tt.machine)
+		var trouble *account.Trouble
+		if err == nil || errors.As(err, &trouble) != (tt.kind != nil) || Throttled(err) != tt.throttled || tt.kind != nil && trouble.Kind != tt.kind {
+			t.Errorf("%s: got %v", name, err)
+		}
 	}
 }
 
