@@ -53,7 +53,7 @@ gates: emulators ## DynamoDB's gates at full size: 20,000 operations, 200 histor
 	go test ./internal/store/dynamostore -count=1 -timeout 2h -v -run 'SameAsMemory|Linearizable' -full
 
 .PHONY: chaos
-chaos: ## Real processes under kill -9 and SIGSTOP
+chaos: emulators ## Real processes under kill -9 and SIGSTOP
 	CI=1 go test -race -count=1 -timeout 20m -v ./internal/chaos
 
 .PHONY: bench
@@ -103,7 +103,7 @@ publish: ## Build workerd, put it into STAGE's bucket, print what its machines a
 	done
 
 .PHONY: deploy-machine
-deploy-machine: ## Deploy the machine MACHINE (cpu) of STAGE; PARAMETERS="Subnets=… WorkerdSha256=…"
+deploy-machine: ## Deploy the machine MACHINE (cpu) of STAGE; PARAMETERS="Subnets=… WorkerdSha256=…", the latter from make publish
 	sam deploy --config-file $(CURDIR)/samconfig.toml --config-env $(STAGE) \
 		--template-file infra/machine.yaml --stack-name modulate-$(STAGE)-$(MACHINE) \
 		--parameter-overrides $$(sed -n 's/^ *"\([A-Za-z0-9]*\)": "\(.*\)",\{0,1\}$$/\1=\2/p' infra/machines/$(MACHINE).json) \

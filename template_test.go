@@ -43,7 +43,7 @@ func TestTemplates(t *testing.T) {
 func TestTemplatesBroken(t *testing.T) {
 	for _, c := range []struct{ file, old, with, want string }{
 		{stageTemplate, "[sqs:GetQueueUrl, sqs:SendMessage]", "sqs:*", "sqs:* is allowed"},
-		{stageTemplate, "[s3:PutObject, s3:GetObject]", "'*'", "* is allowed"},
+		{stageTemplate, "Action: s3:PutObject", "Action: '*'", "* is allowed"},
 		{stageTemplate, "Action: sqs:ListQueues", "Action: [sqs:ListQueues, sqs:SendMessage]", "sqs:SendMessage is allowed on *"},
 		{stageTemplate, "AuthorizationType: !If [IsLocal, NONE, AWS_IAM]", "AuthorizationType: NONE", "HttpPost is open"},
 		{stageTemplate, "AuthorizationType: !If [IsLocal, NONE, AWS_IAM]", "AuthorizationType: !If [IsRest, NONE, AWS_IAM]", "HttpPost is open"},
@@ -82,6 +82,20 @@ func TestTemplatesBroken(t *testing.T) {
 		{machineTemplate, "HasFleet: !Equals [!Ref Local, 'false']", "HasFleet: !Equals [!Ref Local, 'true']", "HasFleet"},
 		{machineTemplate, "  exit 1\n                fi\n", "  exit 1\n", "user data"},
 		{machineTemplate, "sha256sum --check", "sha256sum", "its sha256"},
+		{machineTemplate, "install -d --owner modulate --group modulate --mode 0755 /var/log/modulate", "LogsDirectory=modulate", "no directory for the log"},
+		{machineTemplate, "install -d --owner modulate", "install -d --owner root", "no directory for the log"},
+		{machineTemplate, "append:/var/log/modulate/workerd.log\n                StandardError", "append:/var/log/other/workerd.log\n                StandardError", "no directory for the log"},
+		{machineTemplate, "IF(FILL(hidden, 0) < slots, FILL(hidden, 0), slots)", "FILL(hidden, 0)", "no slot"},
+		{machineTemplate, "FILL(instances, 0) * ${Slots}", "FILL(instances, 0) + ${Slots}", "no slot"},
+		{machineTemplate, "dynamodb:PutItem, dynamodb:Query]", "dynamodb:PutItem]", "WorkerRole may not dynamodb:Query"},
+		{machineTemplate, "dynamodb:PutItem, dynamodb:Query]", "dynamodb:PutItem, dynamodb:Query, dynamodb:UpdateItem]", "WorkerRole may dynamodb:UpdateItem"},
+		{machineTemplate, "'dynamodb:LeadingKeys': ['#worker']", "'dynamodb:LeadingKeys': ['#worker', 'a']", "WorkerRole may dynamodb:DeleteItem"},
+		{machineTemplate, "    autoscaling:ResourceTag/modulate-stage: !Ref Stage", "    autoscaling:ResourceTag/other: !Ref Stage", "WorkerRole may autoscaling:"},
+		{stageTemplate, "Action: s3:PutObject\n                Resource: !Sub ${Bucket.Arn}/sha256/*", "Action: s3:PutObject\n                Resource: !Sub ${Bucket.Arn}/out/*", "RouterRole may s3:PutObject on Bucket/out/*"},
+		{stageTemplate, "dynamodb:Query, dynamodb:ConditionCheckItem]", "dynamodb:Query]", "RouterRole may not dynamodb:ConditionCheckItem on Table, which"},
+		{stageTemplate, "dynamodb:Query, dynamodb:PutItem]", "dynamodb:Query, dynamodb:PutItem, dynamodb:UpdateItem]", "StatusRole may dynamodb:UpdateItem"},
+		{stageTemplate, "[dynamodb:Query, dynamodb:GetItem, dynamodb:PutItem]", "[dynamodb:Query, dynamodb:GetItem, dynamodb:PutItem, dynamodb:BatchGetItem]", "SweeperRole may dynamodb:BatchGetItem"},
+		{stageTemplate, "  SweeperRole:", "  OtherRole:", "OtherRole may"},
 	} {
 		text := read(t, c.file)
 		if !strings.Contains(text, c.old) {
@@ -140,7 +154,7 @@ func troubles(text string) ([]string, error) {
 	}
 	var found []string
 	for _, check := range []func(object) []string{
-		actions, openDoors, overTLS, buckets, lifecycle, queues, tables, logs, emulated, functionTimes, instances,
+		actions, openDoors, overTLS, buckets, lifecycle, queues, tables, logs, emulated, functionTimes, instances, backlog, roles,
 	} {
 		found = append(found, check(tmpl)...)
 	}
@@ -466,10 +480,41 @@ func instances(tmpl object) (found []string) {
 		if !strings.Contains(script, "| sha256sum --check") {
 			found = append(found, name+" does not hold workerd against its sha256")
 		}
+		before, _, _ := strings.Cut(script, "systemctl enable --now workerd")
+		user := regexp.MustCompile(`(?m)^User=(\w+)$`).FindStringSubmatch(script)
+		for _, m := range regexp.MustCompile(`(?m)^Standard\w+=append:(/\S+)/`).FindAllStringSubmatch(script, -1) {
+			if user == nil || !regexp.MustCompile(`(?m)^install -d --owner `+user[1]+` .*`+m[1]+`$`).MatchString(before) {
+				found = append(found, name+" starts workerd with no directory for the log: systemd makes none in time")
+			}
+		}
 	}
 	for name, r := range resources(tmpl, "AWS::AutoScaling::AutoScalingGroup") {
 		if at(r, "NewInstancesProtectedFromScaleIn") != true {
 			found = append(found, "new instances of "+name+" are not protected from scale-in")
+		}
+	}
+	return found
+}
+
+// backlog wants what is hidden to count for no more than there are slots, for
+// nothing ends the instances that are too many.
+func backlog(tmpl object) (found []string) {
+	for name, r := range resources(tmpl, "AWS::CloudWatch::Alarm") {
+		expressions := map[string]any{}
+		for _, metric := range list(at(r, "Metrics")) {
+			expressions[fmt.Sprint(at(metric, "Id"))] = at(metric, "Expression")
+		}
+		if expressions["missing"] == nil {
+			continue
+		}
+		for id, want := range map[string]any{
+			"missing": object{"Fn::Sub": "CEIL((FILL(waiting, 0) + running) / ${Slots}) - FILL(instances, 0)"},
+			"running": "IF(FILL(hidden, 0) < slots, FILL(hidden, 0), slots)",
+			"slots":   object{"Fn::Sub": "FILL(instances, 0) * ${Slots}"},
+		} {
+			if !reflect.DeepEqual(expressions[id], want) {
+				found = append(found, fmt.Sprintf("%s takes for %s %v, want %v: what is hidden may hold no slot", name, id, expressions[id], want))
+			}
 		}
 	}
 	return found
