@@ -6,6 +6,8 @@
 package emulator
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -68,6 +70,7 @@ const patience = 60 * time.Second
 type emulator struct {
 	part   string                                          // of .emulators, and what it must hold
 	health string                                          // a path that answers once it is ready
+	says   string                                          // what nobody else answers there
 	call   func(parts, scratch string, port int) *exec.Cmd // how to start it
 
 	once    sync.Once
@@ -78,9 +81,9 @@ type emulator struct {
 
 // The emulators of this process.
 var (
-	ministack = &emulator{part: "ministack/.version", health: "/_ministack/health", call: callMiniStack}
-	dynamoDB  = &emulator{part: "dynamodb/.version", health: "/", call: callDynamoDB}
-	elasticMQ = &emulator{part: "elasticmq/.version", health: "/", call: callElasticMQ}
+	ministack = &emulator{part: "ministack/.version", health: "/_ministack/health", says: `"services"`, call: callMiniStack}
+	dynamoDB  = &emulator{part: "dynamodb/.version", health: "/", says: "com.amazonaws.dynamodb", call: callDynamoDB}
+	elasticMQ = &emulator{part: "elasticmq/.version", health: "/", says: "//queue.amazonaws.com/", call: callElasticMQ}
 )
 
 func callMiniStack(parts, _ string, port int) *exec.Cmd {
@@ -152,13 +155,28 @@ func root() (string, error) {
 	return "", err
 }
 
-func (e *emulator) start(parts string) error {
+// errDied is the error of an emulator that ended before it was ready.
+var errDied = errors.New("it died")
+
+// start starts e on a port that is free at that moment. Who listens on any port
+// may be given it before e is, which then dies of it: so it has three tries.
+func (e *emulator) start(parts string) (err error) {
+	for range 3 {
+		if err = e.try(parts); !errors.Is(err, errDied) {
+			return err
+		}
+		e.stop()
+	}
+	return err
+}
+
+func (e *emulator) try(parts string) error {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
 	port := listener.Addr().(*net.TCPAddr).Port
-	listener.Close() // between here and there nobody else is given it
+	listener.Close()
 	e.url = fmt.Sprintf("http://127.0.0.1:%d", port)
 	scratch, err := os.MkdirTemp("", "emulator-")
 	if err != nil {
@@ -170,7 +188,7 @@ func (e *emulator) start(parts string) error {
 	if e.running, err = begin(e.call(parts, scratch, port), scratch); err != nil {
 		return err
 	}
-	return e.running.ready(e.url + e.health)
+	return e.running.ready(e.url+e.health, e.says)
 }
 
 // stop ends e if it was started.
@@ -185,10 +203,11 @@ func (e *emulator) stop() {
 type process struct {
 	shell *exec.Cmd
 	hold  io.Closer
+	alive *os.File // a pipe that only the program holds at its other end
 	log   string
 }
 
-const underShell = `"$@" </dev/null & cat >/dev/null; kill $!; wait; rm -rf "$0"`
+const underShell = `"$@" </dev/null & exec 3>&-; cat >/dev/null; kill $!; wait; rm -rf "$0"`
 
 // begin starts what cmd says; scratch is its directory.
 func begin(cmd *exec.Cmd, scratch string) (*process, error) {
@@ -206,26 +225,57 @@ func begin(cmd *exec.Cmd, scratch string) (*process, error) {
 	if p.hold, err = p.shell.StdinPipe(); err != nil {
 		return nil, err
 	}
+	var held *os.File
+	if p.alive, held, err = os.Pipe(); err != nil {
+		return nil, err
+	}
+	defer held.Close()
+	p.shell.ExtraFiles = []*os.File{held} // 3
 	return p, p.shell.Start()
 }
 
-// ready waits until url answers.
-func (p *process) ready(url string) error {
+// ready waits until url answers with a text that says that.
+func (p *process) ready(url, says string) error {
+	defer p.alive.Close()
 	client := &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	deadline, again := time.After(patience), time.NewTicker(20*time.Millisecond)
-	defer again.Stop()
-	for {
-		res, err := client.Get(url)
-		if err == nil {
-			return res.Body.Close()
-		}
-		select {
-		case <-again.C:
-		case <-deadline:
-			said, _ := os.ReadFile(p.log)
+	for deadline := time.Now().Add(patience); ; {
+		err := answers(client, url, says)
+		died, waiting := p.died()
+		said, _ := os.ReadFile(p.log) // what there is of it
+		switch {
+		case waiting != nil:
+			return waiting
+		case died:
+			return fmt.Errorf("%w; it says:\n%s", errDied, said)
+		case err == nil:
+			return nil
+		case time.Now().After(deadline):
 			return fmt.Errorf("no answer within %v (%w); it says:\n%s", patience, err, said)
 		}
 	}
+}
+
+// died reports whether the program has ended, or does so in a moment.
+func (p *process) died() (bool, error) {
+	if err := p.alive.SetReadDeadline(time.Now().Add(20 * time.Millisecond)); err != nil {
+		return false, err
+	}
+	_, err := p.alive.Read(make([]byte, 1)) // nothing is ever written
+	return errors.Is(err, io.EOF), nil
+}
+
+// answers asks url and wants an answer that says that.
+func answers(client *http.Client, url, says string) error {
+	res, err := client.Get(url)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err == nil && !bytes.Contains(body, []byte(says)) {
+		err = fmt.Errorf("%s answers: %.200s", url, body)
+	}
+	return err
 }
 
 // end stops the program.
