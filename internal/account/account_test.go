@@ -89,8 +89,8 @@ func TestOutputs(t *testing.T) {
 		"unknown key":   {403, fault("InvalidClientTokenId", "The security token included in the request is invalid."), ErrCredentials, "AWS does not take the credentials", "`aws sso login`"},
 		"expired":       {403, fault("ExpiredToken", "The security token included in the request is expired"), ErrCredentials, "is expired", "aws sso login"},
 		"denied":        {403, fault("AccessDenied", "User: u is not authorized"), ErrDenied, "AWS denies access: User: u is not authorized", "SubmitterPolicy"},
-		"wrong clock":   {403, fault("RequestTimeTooSkewed", "too far"), ErrClock, "the clock of this machine", "chrony"},
-		"signature old": {403, fault("SignatureDoesNotMatch", "Signature expired: 2000 is now earlier than"), ErrClock, "the clock of this machine", "chrony"},
+		"wrong clock":   {403, fault("RequestTimeTooSkewed", "too far"), errClock, "the clock of this machine", "chrony"},
+		"signature old": {403, fault("SignatureDoesNotMatch", "Signature expired: 2000 is now earlier than"), errClock, "the clock of this machine", "chrony"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			configured(t, "", append(static, "AWS_ENDPOINT_URL="+answers(t, c.status, "Content-Type: text/xml", c.body))...)
@@ -148,7 +148,7 @@ func TestClock(t *testing.T) {
 				}
 				return
 			}
-			wantTrouble(t, err, ErrClock, c.text, "chrony")
+			wantTrouble(t, err, errClock, c.text, "chrony")
 		})
 	}
 }

@@ -207,7 +207,7 @@ func TestRefusals(t *testing.T) {
 		"not allowed": {"", `{"Message":"User: arn:x is not authorized to perform: execute-api:Invoke"}`, ErrDenied, "AWS denies access to the API: User: arn:x", "SubmitterPolicy"},
 		"HTTP API":    {"", `{"message":"Forbidden"}`, ErrDenied, "AWS denies access to the API: Forbidden", "execute-api:Invoke"},
 		"not JSON":    {"", "no", ErrDenied, "AWS denies access to the API: no", "execute-api:Invoke"},
-		"clock":       {away, `{"message":"Signature expired: it is late"}`, ErrClock, "ahead of that of AWS", "chrony"},
+		"clock":       {away, `{"message":"Signature expired: it is late"}`, errClock, "ahead of that of AWS", "chrony"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			configured(t, "", static...)

@@ -25,8 +25,8 @@ var (
 	ErrMissing = errors.New("not deployed")
 	// ErrRegion: no region is set, or another one has it.
 	ErrRegion = errors.New("no or another AWS region")
-	// ErrClock: this machine's clock is wrong.
-	ErrClock = errors.New("the clock is wrong")
+	// errClock: this machine's clock is wrong.
+	errClock = errors.New("the clock is wrong")
 	// ErrUnreachable: AWS does not answer.
 	ErrUnreachable = errors.New("AWS does not answer")
 )
@@ -54,7 +54,7 @@ var refusals = map[string]error{
 	"InvalidAccessKeyId": ErrCredentials, "SignatureDoesNotMatch": ErrCredentials,
 	"InvalidSignatureException": ErrCredentials, "InvalidToken": ErrCredentials, "AuthFailure": ErrCredentials,
 	"AccessDenied": ErrDenied, "AccessDeniedException": ErrDenied, "UnauthorizedOperation": ErrDenied,
-	"RequestTimeTooSkewed": ErrClock,
+	"RequestTimeTooSkewed": errClock,
 	"PermanentRedirect":    ErrRegion, "AuthorizationHeaderMalformed": ErrRegion, "IllegalLocationConstraintException": ErrRegion,
 }
 
@@ -71,7 +71,7 @@ func (a *Account) Explain(err error) error {
 	}
 	kind, said := refusals[answer.ErrorCode()], answer.ErrorMessage()
 	if kind == ErrCredentials && (strings.Contains(said, "Signature expired") || strings.Contains(said, "not yet current")) {
-		kind = ErrClock
+		kind = errClock
 	}
 	switch kind {
 	case ErrCredentials:
@@ -81,7 +81,7 @@ func (a *Account) Explain(err error) error {
 			Kind: ErrDenied, Text: "AWS denies access: " + said, Err: err,
 			Hint: "see who you are with `aws sts get-caller-identity`; the outputs SubmitterPolicy and OperatorPolicy of the stack are policies to attach",
 		}
-	case ErrClock:
+	case errClock:
 		return a.clockTrouble(err)
 	case ErrRegion:
 		return &Trouble{
@@ -115,7 +115,7 @@ func clockTrouble(ahead time.Duration, err error) *Trouble {
 		how = fmt.Sprintf("is %s ahead of that of AWS", -ahead.Round(time.Second))
 	}
 	return &Trouble{
-		Kind: ErrClock, Text: "the clock of this machine " + how, Err: err,
+		Kind: errClock, Text: "the clock of this machine " + how, Err: err,
 		Hint: "set it right, and let chrony or systemd-timesyncd keep it so",
 	}
 }
