@@ -58,6 +58,11 @@ func (q *Queue) Send(ctx context.Context, machine string, body []byte, delay tim
 // not notice that a caller who waits is gone: it gives its next message to
 // nobody, and nobody sees it until hide is over. So a receive is heard to its
 // end, and what comes after that of ctx is made visible again.
+//
+// A process that ends sooner, up to MaxWait after its last receive, may leave a
+// message hidden so. Waiting for that here would make each stop of an idle
+// worker longer by as much, and a wait of a second or two would save a tenth:
+// the message is a hint, and the sweep sends another, a minute or two later.
 func (q *Queue) Receive(ctx context.Context, machine string, limit int, hide, wait time.Duration) ([]queue.Delivery, error) {
 	if err := queue.CheckReceive(limit, hide, wait); err != nil {
 		return nil, err
