@@ -131,13 +131,13 @@ func TestStageOutage(t *testing.T) {
 		away  func(*testing.T, *running)
 	}{
 		"shorter than the lease": {30 * time.Second, func(*testing.T, *running) {}},
-		"longer than the lease": {4 * time.Second, func(t *testing.T, w *running) {
+		"longer than the lease": {10 * time.Second, func(t *testing.T, w *running) {
 			eventually(t, func() bool {
 				_, said := w.get(t, "/healthz")
 				_, after, found := strings.Cut(said, "the store has not answered for ")
 				after, _, _ = strings.Cut(after, ":")
 				d, err := time.ParseDuration(after)
-				return found && err == nil && d > 6*time.Second
+				return found && err == nil && d > 13*time.Second
 			})
 		}},
 	} {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -11,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime/pprof"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -146,9 +148,11 @@ func (s *service) submit(t *testing.T, id, source string, lease time.Duration) {
 // settled waits for the end of a promise.
 func (s *service) settled(t *testing.T, id string) api.Promise {
 	t.Helper()
-	p, err := s.WaitTerminal(t.Context(), id, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	p, err := s.WaitTerminal(ctx, id, nil)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("waiting for the end of %s: %v", id, err)
 	}
 	return p
 }
@@ -159,7 +163,8 @@ type running struct {
 	health string // its address
 	stop   context.CancelFunc
 	errs   *lines
-	code   chan int
+	ended  chan struct{} // closed once it has
+	code   int           // then
 }
 
 // start starts a workerd and returns when it works.
@@ -167,31 +172,53 @@ func start(t *testing.T, args ...string) *running {
 	t.Helper()
 	spool := t.TempDir() // unless args name another
 	ctx, cancel := context.WithCancel(t.Context())
-	r := &running{stop: cancel, errs: &lines{}, code: make(chan int, 1)}
+	r := &running{stop: cancel, errs: &lines{}, ended: make(chan struct{})}
 	out, in := io.Pipe()
 	go func() {
-		r.code <- run(ctx, append([]string{"--health", "127.0.0.1:0", "--drain", "0s", "--spool", spool}, args...), os.Getenv, in, r.errs)
+		r.code = run(ctx, append([]string{"--health", "127.0.0.1:0", "--drain", "0s", "--spool", spool}, args...), os.Getenv, in, r.errs)
 		in.Close()
+		close(r.ended)
 	}()
 	t.Cleanup(func() {
 		cancel()
-		<-r.code
+		r.wait(t)
+		if t.Failed() {
+			t.Logf("workerd said:\n%s", r.errs)
+		}
 	})
+	late := time.AfterFunc(limit, func() { in.CloseWithError(fmt.Errorf("it says nothing for %v", limit)) })
+	defer late.Stop()
 	said, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
-		code := <-r.code
-		r.code <- code
-		t.Fatalf("workerd ended with %d: %s", code, r.errs)
+		cancel()
+		r.wait(t)
+		t.Fatalf("workerd ended with %d: %v", r.code, err)
 	}
 	r.said = said
 	_, r.health, _ = strings.Cut(strings.TrimSpace(said), "health at ")
 	return r
 }
 
+// limit is how long anything may take that happens at all. A test that waits
+// longer says for what, before the whole package is out of time.
+const limit = 2 * time.Minute
+
+// wait waits for its end.
+func (r *running) wait(t *testing.T) {
+	t.Helper()
+	select {
+	case <-r.ended:
+	case <-time.After(limit):
+		var stacks bytes.Buffer
+		pprof.Lookup("goroutine").WriteTo(&stacks, 1) // a buffer takes all
+		t.Fatalf("workerd does not end within %v; it said:\n%s\nits goroutines:\n%s", limit, r.errs, &stacks)
+	}
+}
+
 // get returns the status and the text of a page of its health.
 func (r *running) get(t *testing.T, page string) (int, string) {
 	t.Helper()
-	resp, err := http.Get(r.health + page)
+	resp, err := (&http.Client{Timeout: limit}).Get(r.health + page)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,16 +239,17 @@ func (r *running) shows(t *testing.T, status int, text string) {
 	})
 }
 
-// eventually waits until ok reports true, as long as the test may take.
+// eventually waits until ok reports true.
 func eventually(t *testing.T, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
+	late := time.After(limit)
 	for !ok() {
 		select {
 		case <-tick.C:
-		case <-t.Context().Done():
-			t.Fatal(t.Context().Err())
+		case <-late:
+			t.Fatalf("what this line waits for has not come within %v", limit)
 		}
 	}
 }
