@@ -3,6 +3,7 @@ package lambdatest
 import (
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"os"
 	"slices"
@@ -491,5 +492,28 @@ func TestStoreAway(t *testing.T) {
 	w.submit("s")
 	if _, err := w.front.Get(t.Context(), "before", 0); err != nil {
 		t.Error(err)
+	}
+}
+
+// What somebody has to allow is said, and not to be repeated.
+func TestStoreDenied(t *testing.T) {
+	w := open(t, nil)
+	denied := http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		rw.Header().Set("Content-Type", "application/x-amz-json-1.0")
+		rw.WriteHeader(http.StatusBadRequest)
+		io.WriteString(rw, `{"__type":"com.amazon.coral.service#AccessDeniedException","message":"no"}`)
+	})
+	for _, operation := range []string{"GetItem", "PutItem", "Query"} {
+		w.aws.instead(operation, denied)
+	}
+	sub, err := json.Marshal(call("s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range [][2]string{{"GET", "/v1/promises/x"}, {"POST", "/v1/promises"}, {"GET", "/v1/promises"}} {
+		resp, body := w.send(r[0], r[1], string(sub), "Content-Type", "application/json")
+		if resp.StatusCode != 500 || resp.Header.Get("Retry-After") != "" || !strings.Contains(body, api.TypePrefix+"store-deployment") || !strings.Contains(body, "the role of this program must allow it") {
+			t.Errorf("%s %s: %d %v %s", r[0], r[1], resp.StatusCode, resp.Header, body)
+		}
 	}
 }
