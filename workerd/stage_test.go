@@ -186,14 +186,14 @@ func TestStageThrottledAndDenied(t *testing.T) {
 	w := start(t, "--stage", stage, "--bucket", bucket) // it is there, after all
 	s.submit(t, "a", "print('at last')", 30*time.Second)
 	w.shows(t, 503, "the store has not answered for ")
-	wire.denied.Store(true)
 	wire.throttled.Store(false)
 	if p := s.settled(t, "a"); p.State != "resolved" {
 		t.Errorf("it is %s", p.State)
 	}
+	wire.denied.Store(true)
+	s.submit(t, "b", "pass", 30*time.Second) // ends the receive that waits
 	w.shows(t, 503, "the queue has not answered for ")
 	wire.denied.Store(false)
-	s.submit(t, "b", "pass", 30*time.Second) // ends the receive that waits
 	w.shows(t, 200, "ok")
 	for _, what := range []string{"the store", "the queue"} {
 		if n := strings.Count(w.errs.String(), what+" does not answer"); n != 1 {
