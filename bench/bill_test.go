@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -64,19 +65,10 @@ func (script) Run(ctx context.Context, job runner.Job) runner.Result {
 		case <-ctx.Done():
 			return runner.Result{End: runner.Killed}
 		}
-	case job.Name == "twice.py" && contains(job.Env, "MODULATE_ATTEMPT=1"):
+	case job.Name == "twice.py" && slices.Contains(job.Env, "MODULATE_ATTEMPT=1"):
 		return runner.Result{Code: 1}
 	}
 	return runner.Result{}
-}
-
-func contains(env []string, entry string) bool {
-	for _, e := range env {
-		if e == entry {
-			return true
-		}
-	}
-	return false
 }
 
 // newStage deploys a stage, with a worker of cpu at work unless it is idle.
@@ -149,12 +141,7 @@ func (s *stage) submit(name string) string {
 	s.n++
 	source := "pass\n"
 	sub := api.Submit{ID: fmt.Sprintf("%s-%d", s.Name()[4:], s.n), Machine: "cpu", Script: api.Script{Name: name, Source: &source}}
-	sub.ID = strings.Map(func(r rune) rune {
-		if r == '/' {
-			return '-'
-		}
-		return r
-	}, sub.ID)
+	sub.ID = strings.ReplaceAll(sub.ID, "/", "-")
 	if name == "twice.py" {
 		sub.Retry = &api.Retry{Policy: "constant", MaxAttempts: 2, DelayMS: 1000}
 	}

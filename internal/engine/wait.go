@@ -25,19 +25,15 @@ type Waiter struct {
 
 // Watch returns a Waiter for the promise with that id, which need not exist
 // yet.
-func (e *Engine) Watch(id string) *Waiter {
-	w := &Waiter{engine: e, stop: func() {}}
-	if s, ok := e.Store.(store.Watcher); ok {
-		w.changed, w.stop = s.Watch(id)
-	}
-	return w
-}
+func (e *Engine) Watch(id string) *Waiter { return e.waiter(id, store.Watcher.Watch) }
 
 // WatchEnd is Watch for who only waits for the promise's end.
-func (e *Engine) WatchEnd(id string) *Waiter {
+func (e *Engine) WatchEnd(id string) *Waiter { return e.waiter(id, store.Watcher.WatchEnd) }
+
+func (e *Engine) waiter(id string, watch func(store.Watcher, string) (<-chan struct{}, func())) *Waiter {
 	w := &Waiter{engine: e, stop: func() {}}
 	if s, ok := e.Store.(store.Watcher); ok {
-		w.changed, w.stop = s.WatchEnd(id)
+		w.changed, w.stop = watch(s, id)
 	}
 	return w
 }
