@@ -160,7 +160,7 @@ var testLibraries = []string{
 // reads a clock, a file, a socket or a source of randomness.
 var pure = []string{
 	"cmp", "crypto/sha256", "encoding/hex", "errors", "fmt", "hash/fnv",
-	"maps", "slices", "strconv", "strings", "time",
+	"maps", "math", "net/url", "slices", "strconv", "strings", "time",
 }
 
 // clock is what package time offers that looks at a clock.

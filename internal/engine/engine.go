@@ -32,6 +32,12 @@ type Engine struct {
 	// is sent for by the write that makes it so. 0: there is none.
 	Alarm time.Duration
 
+	// Expect is told when what was written wants to be stepped again, if another
+	// program executes it: nobody waits there as scripts do. Notify is told of
+	// each listener to a promise that has ended. nil: nobody is told.
+	Expect func(at promise.Time)
+	Notify func(id, address string)
+
 	// Now and Nonce replace the clock and the source of nonces.
 	Now   func() promise.Time
 	Nonce func() promise.Nonce
@@ -85,18 +91,15 @@ func (e *Engine) Step(ctx context.Context, rec promise.Record, ev promise.Event)
 			e.perform(ctx, next, effects)
 			return next, verdict
 		}
-		next.WriteID = e.nonce()
-		if err := e.archive(ctx, effects); err != nil {
-			return rec, err
-		}
-		stored, err := e.swap(ctx, next)
+		next, stored, err := e.write(ctx, next, effects)
 		if err == nil {
-			e.point(PointWritten)
-			e.perform(ctx, next, effects)
 			return next, verdict
 		}
 		if !errors.Is(err, store.ErrRefused) {
-			return rec, fmt.Errorf("writing %s: %w", rec.ID, err)
+			return rec, err
+		}
+		if stored.ID != "" && stored.ID != rec.ID {
+			stored = rec // one of those whom it resumes was written meanwhile
 		}
 		if stored.ID == "" {
 			return rec, fmt.Errorf("%s: %w", rec.ID, promise.ErrNotFound)
@@ -111,12 +114,47 @@ func (e *Engine) Step(ctx context.Context, rec promise.Record, ev promise.Event)
 	return rec, fmt.Errorf("%s: gave way to %d other writers in a row: %w", rec.ID, swaps, store.ErrThrottled)
 }
 
+// write writes next, with those whom it resumes, and performs what follows. It
+// returns next as it is written, or what refused it.
+func (e *Engine) write(ctx context.Context, next promise.Record, effects []promise.Effect) (written, refused promise.Record, err error) {
+	if resumes(effects) {
+		all, err := e.together(ctx, change{rec: next, effects: effects})
+		if err != nil {
+			return next, promise.Record{}, err
+		}
+		refused, err = e.commit(ctx, all)
+		return all[0].rec, refused, err
+	}
+	next.WriteID = e.nonce()
+	if err := e.archive(ctx, effects); err != nil {
+		return next, promise.Record{}, err
+	}
+	if err := e.Store.Replace(ctx, next); err != nil && !ours(err, next) {
+		refused, err := refusal(next.ID, err)
+		return next, refused, err
+	}
+	e.point(PointWritten)
+	e.expect(next)
+	e.perform(ctx, next, effects)
+	return next, promise.Record{}, nil
+}
+
 // Create stores a new promise and sends for it. Where parent is not nil the
 // child is stored only while the parent is pending under that claim, in one
 // step. If the id is taken, the record that has it is returned with
 // [promise.ErrExists].
 func (e *Engine) Create(ctx context.Context, rec promise.Record, parent *Parent) (promise.Record, error) {
-	next, effects, err := promise.Step(promise.Record{}, promise.Create{Record: rec}, e.now())
+	return e.create(ctx, promise.Create{Record: rec}, parent)
+}
+
+// CreateTaken is Create by the worker that is to execute it: the task is its
+// own from the beginning, and nobody is sent for.
+func (e *Engine) CreateTaken(ctx context.Context, ev promise.Create) (promise.Record, error) {
+	return e.create(ctx, ev, nil)
+}
+
+func (e *Engine) create(ctx context.Context, ev promise.Create, parent *Parent) (promise.Record, error) {
+	next, effects, err := promise.Step(promise.Record{}, ev, e.now())
 	if err != nil {
 		return promise.Record{}, err
 	}
@@ -134,11 +172,27 @@ func (e *Engine) Create(ctx context.Context, rec promise.Record, parent *Parent)
 		return promise.Record{}, fmt.Errorf("creating %s: %w", next.ID, err)
 	}
 	e.point(PointWritten)
+	e.expect(next)
 	e.perform(ctx, next, effects)
-	if left := next.DeadlineAt.Sub(e.now()); left < e.Alarm {
-		e.perform(ctx, next, []promise.Effect{promise.Send{Machine: next.Machine, ID: next.ID, Version: next.Task.Version, Delay: left + alarmSlack}})
+	if next.Task.State != promise.TaskNone {
+		e.alarm(ctx, next.Machine, next)
 	}
 	return next, nil
+}
+
+// alarm sends a second message for rec if its deadline is near.
+func (e *Engine) alarm(ctx context.Context, machine string, rec promise.Record) {
+	left := rec.DeadlineAt.Sub(e.now())
+	if left < e.Alarm && !rec.State.Terminal() {
+		e.perform(ctx, rec, []promise.Effect{promise.Send{Machine: machine, ID: rec.ID, Version: rec.Task.Version, Delay: max(0, left) + alarmSlack}})
+	}
+}
+
+// expect tells when rec wants to be stepped again.
+func (e *Engine) expect(rec promise.Record) {
+	if e.Expect != nil && rec.Protocol != nil && rec.DueAt != 0 {
+		e.Expect(rec.DueAt)
+	}
 }
 
 // A Parent is what a child is attached to. A zero Claim asks only that the
@@ -176,18 +230,14 @@ func (e *Engine) attach(ctx context.Context, child promise.Record, p Parent) err
 	return fmt.Errorf("parent %s: gave way to %d other writers in a row: %w", p.ID, swaps, store.ErrThrottled)
 }
 
-// swap writes next. A refusal by a record that is our own write, whose answer
-// was lost on the way, is a success.
-func (e *Engine) swap(ctx context.Context, next promise.Record) (promise.Record, error) {
-	err := e.Store.Replace(ctx, next)
-	if err == nil || ours(err, next) {
-		return next, nil
-	}
+// refusal returns what refused a write of id, or says that it is not known what
+// came of it.
+func refusal(id string, err error) (promise.Record, error) {
 	var refused *store.Refused
 	if errors.As(err, &refused) {
 		return refused.Stored, err
 	}
-	return promise.Record{}, err
+	return promise.Record{}, fmt.Errorf("writing %s: %w", id, err)
 }
 
 // ours reports whether a write was refused by itself.
@@ -220,6 +270,12 @@ func (e *Engine) perform(ctx context.Context, rec promise.Record, effects []prom
 			e.point(PointSent)
 		case promise.CancelDescendants:
 			err = e.cancelDescendants(ctx, rec)
+		case promise.Fire:
+			err = e.run(ctx, rec, eff.At)
+		case promise.Notify:
+			if e.Notify != nil {
+				e.Notify(eff.ID, eff.Address)
+			}
 		}
 		if err != nil {
 			e.log().WarnContext(ctx, "an effect is left to the sweep", "id", rec.ID, "effect", fmt.Sprintf("%T", eff), "error", err)

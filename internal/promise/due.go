@@ -15,12 +15,14 @@ func (s *step) index(tick bool) {
 // end of its lease, its re-send and its unfinished effects. Zero: never.
 func Due(rec Record) Time {
 	switch {
-	case rec.Cascade:
-		return rec.SettledAt
+	case rec.Cascade, rec.State.Terminal() && rec.Protocol != nil && len(rec.Protocol.Callbacks) > 0:
+		return max(rec.SettledAt, 1)
 	case rec.State.Terminal():
 		return 0
+	case rec.schedule() != nil:
+		return rec.schedule().NextAt
 	case rec.Task.State == TaskAcquired:
-		return min(rec.DeadlineAt, rec.Task.LeaseEnd.Add(Skew))
+		return min(rec.DeadlineAt, rec.leaseOver())
 	case rec.Task.State == TaskPending:
 		return min(rec.DeadlineAt, rec.ResendAt)
 	default:

@@ -17,6 +17,7 @@ var (
 	ErrNotYet   = errors.New("the task is to start later")
 	ErrState    = errors.New("the task's state does not allow this")
 	ErrParent   = errors.New("the parent is not pending under this claim")
+	ErrReady    = errors.New("something that is awaited is settled already")
 )
 
 // An Event is something that happens to a promise. The types in this file are
@@ -25,16 +26,22 @@ type Event interface{ event() }
 
 // Create brings a promise into being. It is the only event that the zero
 // Record accepts. Record carries what the submitter decided: everything up to
-// CallHash, and DeadlineAt; Step fills in the rest.
-type Create struct{ Record Record }
+// CallHash, DeadlineAt and Protocol; Step fills in the rest. With a Worker the
+// task is that worker's from the beginning, under Lease.
+type Create struct {
+	Record Record
+	Worker string
+	Lease  time.Duration
+}
 
 // View looks at a promise. It changes it only when its deadline has passed.
 type View struct{}
 
 // Acquire takes a pending task exactly as the protocol has it: Version must be
-// the task's own.
+// the task's own, unless Latest says to take it at whatever it is.
 type Acquire struct {
 	Version uint64
+	Latest  bool
 	Worker  string
 	ClaimID Nonce
 	Lease   time.Duration // zero: the call's
@@ -79,11 +86,12 @@ type Fulfil struct {
 type LateSettle Fulfil
 
 // Settle ends a promise from outside, whoever holds its task. State is
-// Resolved or Rejected.
+// Resolved or Rejected, or Canceled where the promise is no script's.
 type Settle struct {
 	State    State
 	SettleID Nonce
 	Outcome  Outcome
+	Value    Value
 }
 
 // Cancel ends a promise as cancelled, and its descendants with it. Repeated it
@@ -98,6 +106,17 @@ type Tick struct{ Hold bool }
 // CascadeDone reports that a consistent look found no pending descendant.
 type CascadeDone struct{}
 
+func (Heartbeat) event()   {}
+func (Complete) event()    {}
+func (Suspend) event()     {}
+func (Fence) event()       {}
+func (Halt) event()        {}
+func (Continue) event()    {}
+func (Await) event()       {}
+func (Resume) event()      {}
+func (Listen) event()      {}
+func (Fired) event()       {}
+func (Reschedule) event()  {}
 func (Create) event()      {}
 func (View) event()        {}
 func (Acquire) event()     {}
@@ -111,9 +130,11 @@ func (Cancel) event()      {}
 func (Tick) event()        {}
 func (CascadeDone) event() {}
 
-// An Effect is what must happen because a record changed. Every effect but
-// Archive follows the write and can be derived again from the stored record:
-// a crash between the two is repaired by a Tick. Archive precedes the write.
+// An Effect is what must happen because a record changed. Send and
+// CancelDescendants follow the write and can be derived again from the stored
+// record: a crash between the two is repaired by a Tick. Archive and Fire
+// precede the write, ResumeAwaiter is a part of it, and Notify, which follows,
+// may be lost.
 type Effect interface{ effect() }
 
 // Send puts a message for the task into its machine's queue, visible after
@@ -136,6 +157,24 @@ type Archive struct {
 	Attempt Attempt
 }
 
+// ResumeAwaiter steps the record of Awaiter by [Resume] in the same write as the
+// record that it awaits: both or none. There are at most [MaxResumed] of them.
+type ResumeAwaiter struct{ Awaiter, Awaited string }
+
+// Notify tells a listener that the promise is settled. It may be lost: who
+// listens registers again from time to time.
+type Notify struct{ ID, Address string }
+
+// Fire creates the promise of a schedule's run at At, if there is none with its
+// id yet, and then steps the schedule by [Fired].
+type Fire struct {
+	ID string
+	At Time
+}
+
+func (ResumeAwaiter) effect()     {}
+func (Notify) effect()            {}
+func (Fire) effect()              {}
 func (Send) effect()              {}
 func (CancelDescendants) effect() {}
 func (Archive) effect()           {}

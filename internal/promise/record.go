@@ -14,11 +14,14 @@
 //	promise:  pending ──▶ resolved | rejected | rejected_canceled | rejected_timedout
 //	task:     pending ──acquire/claim──▶ acquired ──fulfil/settle/cancel/deadline──▶ fulfilled
 //	          pending ◀──release, lost lease, retry── acquired
+//	          pending ◀──what it awaits is settled── suspended ◀──suspend── acquired
+//	          pending ◀──continue── halted ◀──halt── any but fulfilled
 package promise
 
 import (
 	"encoding/hex"
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -32,8 +35,11 @@ func TimeOf(t time.Time) Time { return Time(t.UnixMilli()) }
 // Add returns t shifted by d, rounded down to a millisecond.
 func (t Time) Add(d time.Duration) Time { return t + Time(d.Milliseconds()) }
 
-// Sub returns the time from u to t.
-func (t Time) Sub(u Time) time.Duration { return time.Duration(t-u) * time.Millisecond }
+// Sub returns the time from u to t, and the longest there is if it is longer.
+func (t Time) Sub(u Time) time.Duration {
+	const longest = math.MaxInt64 / int64(time.Millisecond)
+	return time.Duration(max(-longest, min(int64(t-u), longest))) * time.Millisecond
+}
 
 // Std returns t as a [time.Time] in UTC.
 func (t Time) Std() time.Time { return time.UnixMilli(int64(t)).UTC() }
@@ -219,6 +225,8 @@ type Record struct {
 	Sends     uint32 `cbor:"24,keyasint,omitempty"` // re-sends since the task became pending
 	Cascade   bool   `cbor:"25,keyasint,omitempty"` // descendants may still be pending
 	DueAt     Time   `cbor:"26,keyasint,omitempty"` // the indexed time, never later than Due; 0: none
+
+	Protocol *Protocol `cbor:"27,keyasint,omitempty"` // never changed in place; nil: nothing of the protocol's
 }
 
 // Task is the right to execute a pending promise. Version rises with every

@@ -3,7 +3,6 @@ package promise
 import (
 	"cmp"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -38,10 +37,13 @@ type step struct {
 
 func (s *step) apply(ev Event) error {
 	if c, ok := ev.(Create); ok {
-		return s.create(c.Record)
+		return s.create(c)
 	}
 	if s.rec.ID == "" {
 		return ErrNotFound
+	}
+	if r, ok := ev.(Resume); ok {
+		return s.resume(r.Awaited)
 	}
 	if s.rec.State == Pending && s.now >= s.rec.DeadlineAt {
 		s.expire()
@@ -59,6 +61,9 @@ func (s *step) apply(ev Event) error {
 	case Extend:
 		return s.extend(ev)
 	case Release:
+		if s.rec.Task.State == TaskNone {
+			return ErrNotFound
+		}
 		return s.release(ev)
 	case Fulfil:
 		return s.fulfil(ev, false)
@@ -68,6 +73,14 @@ func (s *step) apply(ev Event) error {
 		return s.settleFrom(ev)
 	case Cancel:
 		return s.cancel(ev)
+	case Heartbeat, Complete, Suspend, Fence, Halt, Continue:
+		return s.ofTask(ev)
+	case Await, Listen:
+		return s.listen(ev)
+	case Fired:
+		return s.fired(ev)
+	case Reschedule:
+		return s.reschedule(ev)
 	case CascadeDone:
 		if s.rec.Cascade && !s.changed { // else it has just begun
 			s.rec.Cascade = false
@@ -79,9 +92,14 @@ func (s *step) apply(ev Event) error {
 	}
 }
 
-func (s *step) create(rec Record) error {
+func (s *step) create(ev Create) error {
+	rec := ev.Record
 	if s.rec.ID != "" {
 		return ErrExists
+	}
+	if rec.remote() {
+		s.open(ev)
+		return nil
 	}
 	rec.CreatedAt = s.now
 	rec.Task = Task{State: TaskPending}
@@ -94,13 +112,15 @@ func (s *step) create(rec Record) error {
 
 func (s *step) acquire(ev Acquire) error {
 	switch {
+	case s.rec.Task.State == TaskNone:
+		return ErrNotFound
 	case s.rec.State.Terminal():
 		return ErrSettled
 	case s.holds(ev.Version+1, ev.ClaimID) && ev.ClaimID != Nonce{}:
 		return nil // ours already: the first answer was lost
 	case s.rec.Task.State != TaskPending:
 		return ErrState
-	case s.rec.Task.Version != ev.Version:
+	case s.rec.Task.Version != ev.Version && !ev.Latest:
 		return ErrVersion
 	}
 	s.begin(ev.Worker, ev.ClaimID, ev.Lease)
@@ -108,12 +128,15 @@ func (s *step) acquire(ev Acquire) error {
 }
 
 func (s *step) claim(ev Claim) error {
+	if s.rec.remote() {
+		return ErrState
+	}
 	t := &s.rec.Task
 	if s.rec.State == Pending && t.State == TaskAcquired {
 		if t.ClaimID == ev.ClaimID && ev.ClaimID != (Nonce{}) {
 			return nil // ours already: the first answer was lost
 		}
-		if s.now < t.LeaseEnd.Add(Skew) {
+		if s.now < s.rec.leaseOver() {
 			return ErrLeased
 		}
 		s.crash(Outcome{Cause: CauseLost}, 0)
@@ -143,6 +166,13 @@ func (s *step) begin(worker string, claim Nonce, lease time.Duration) {
 	}
 	s.rec.NotBefore, s.rec.ResendAt, s.rec.Sends = 0, 0, 0
 	s.rec.Attempt++
+	s.change()
+	if s.rec.remote() {
+		if len(s.rec.Protocol.Resumes) > 0 {
+			s.protocol().Resumes = nil
+		}
+		return
+	}
 	s.rec.Attempts = append(slices.Clone(s.rec.Attempts), Attempt{
 		Number: s.rec.Attempt, Version: version, Worker: worker, StartedAt: s.now,
 	})
@@ -150,7 +180,6 @@ func (s *step) begin(worker string, claim Nonce, lease time.Duration) {
 		s.effects = append(s.effects, Archive{ID: s.rec.ID, Attempt: s.rec.Attempts[keptAttempts]})
 		s.rec.Attempts = slices.Delete(s.rec.Attempts, keptAttempts, keptAttempts+1)
 	}
-	s.change()
 }
 
 func (s *step) extend(ev Extend) error {
@@ -168,6 +197,10 @@ func (s *step) release(ev Release) error {
 	if err := s.mine(ev.Version, ev.ClaimID); err != nil {
 		return err
 	}
+	if s.rec.remote() {
+		s.giveBack()
+		return nil
+	}
 	s.rec.Drains++
 	s.endAttempt(ev.Cause)
 	s.rec.Task.ClaimID = Nonce{} // given back: nothing settles late
@@ -183,6 +216,9 @@ func (s *step) fulfil(ev Fulfil, late bool) error {
 		s.rec.Task.Version == ev.Version && s.rec.Task.ClaimID == ev.ClaimID && ev.ClaimID != Nonce{}
 	if !lost && !s.holds(ev.Version, ev.ClaimID) {
 		return ErrVersion
+	}
+	if s.rec.remote() {
+		return ErrState
 	}
 	blame := ev.Outcome.Cause.blame()
 	if blame == others {
@@ -241,24 +277,15 @@ func (s *step) crash(out Outcome, delay time.Duration) {
 	s.requeue(delay)
 }
 
-// causes says how the attempts in the record ended.
-func (s *step) causes() string {
-	var causes []string
-	for i, a := range s.rec.Attempts {
-		if i == keptAttempts && a.Number > keptAttempts+1 {
-			causes = append(causes, "…")
-		}
-		causes = append(causes, string(a.Cause))
-	}
-	return "how the attempts ended: " + strings.Join(causes, ", ")
-}
-
 func (s *step) settleFrom(ev Settle) error {
 	if s.rec.State.Terminal() {
 		return s.settledBy(ev.SettleID)
 	}
-	if ev.State != Resolved && ev.State != Rejected {
+	if ev.State != Resolved && ev.State != Rejected && (ev.State != Canceled || !s.rec.remote()) {
 		return ErrState
+	}
+	if s.rec.Protocol != nil {
+		s.protocol().Value = ev.Value
 	}
 	s.endAttempt(CauseCanceled)
 	s.settle(ev.State, ev.Outcome, ev.SettleID)
@@ -283,8 +310,15 @@ func (s *step) expire() {
 	seen := s.now
 	s.now = s.rec.DeadlineAt
 	s.endAttempt(CauseDeadline)
-	s.settle(TimedOut, Outcome{Cause: CauseDeadline}, Nonce{})
-	s.cascade()
+	switch {
+	case s.rec.Tag(TagTimer) == "true" && s.rec.remote():
+		s.settle(Resolved, Outcome{}, Nonce{})
+	default:
+		s.settle(TimedOut, Outcome{Cause: CauseDeadline}, Nonce{})
+	}
+	if !s.rec.remote() {
+		s.cascade()
+	}
 	s.now = seen
 }
 
@@ -295,14 +329,23 @@ func (s *step) tick(hold bool) {
 			s.effects = append(s.effects, CancelDescendants{ID: s.rec.ID})
 		}
 	case s.rec.State.Terminal():
-	case s.rec.Task.State == TaskAcquired && s.now >= s.rec.Task.LeaseEnd.Add(Skew):
+		if !s.changed { // else it has just been said
+			s.tell()
+		}
+	case s.rec.schedule() != nil:
+		if s.now >= s.rec.schedule().NextAt && s.rec.schedule().NextAt != 0 {
+			s.effects = append(s.effects, Fire{ID: s.rec.ID, At: s.rec.schedule().NextAt})
+		}
+	case s.rec.Task.State == TaskAcquired && s.rec.remote() && s.now >= s.rec.leaseOver():
+		s.giveBack()
+	case s.rec.Task.State == TaskAcquired && s.now >= s.rec.leaseOver():
 		s.crash(Outcome{Cause: CauseLost}, 0)
 	case s.rec.Task.State == TaskPending && s.now >= s.rec.ResendAt && hold:
 		s.rec.ResendAt = s.now.Add(heldFor(s.rec.ID))
 		s.change()
 	case s.rec.Task.State == TaskPending && s.now >= s.rec.ResendAt:
 		s.rec.Sends++
-		s.rec.ResendAt = s.now.Add(resendAfter(s.rec.ID, s.rec.Sends))
+		s.rec.ResendAt = s.now.Add(s.resendAfter(s.rec.Sends))
 		s.change()
 		s.send(0)
 	}
@@ -315,9 +358,12 @@ func (s *step) tick(hold bool) {
 func (s *step) settle(state State, out Outcome, id Nonce) {
 	s.rec.State, s.rec.Outcome = state, out
 	s.rec.SettledAt, s.rec.SettleID = s.now, id
-	s.rec.Task.State = TaskFulfilled
+	if s.rec.Task.State != TaskNone {
+		s.rec.Task.State = TaskFulfilled
+	}
 	s.rec.Task.LeaseEnd, s.rec.NotBefore, s.rec.ResendAt, s.rec.Sends = 0, 0, 0, 0
 	s.change()
+	s.tell()
 }
 
 // requeue makes the task pending again and sends for it after delay.
@@ -328,7 +374,7 @@ func (s *step) requeue(delay time.Duration) {
 	if delay > 0 {
 		s.rec.NotBefore = s.now.Add(delay)
 	}
-	s.rec.ResendAt = s.now.Add(delay + resendAfter(s.rec.ID, 0))
+	s.rec.ResendAt = s.now.Add(delay + s.resendAfter(0))
 	s.change()
 	s.send(delay)
 }
@@ -340,26 +386,6 @@ func (s *step) cascade() {
 
 func (s *step) send(delay time.Duration) {
 	s.effects = append(s.effects, Send{Machine: s.rec.Machine, ID: s.rec.ID, Version: s.rec.Task.Version, Delay: delay})
-}
-
-// endAttempt closes the attempt that is open, and renames one that was taken
-// for lost when its worker reports after all.
-func (s *step) endAttempt(cause Cause) {
-	last := s.lastAttempt()
-	open := s.rec.Task.State == TaskAcquired
-	late := last.Cause == CauseLost && cause.blame() != others
-	if !open && !late {
-		return
-	}
-	last.EndedAt, last.Cause = s.now, cause
-	s.rec.Attempts = append(slices.Clone(s.rec.Attempts[:len(s.rec.Attempts)-1]), last)
-}
-
-func (s *step) lastAttempt() Attempt {
-	if len(s.rec.Attempts) == 0 {
-		return Attempt{}
-	}
-	return s.rec.Attempts[len(s.rec.Attempts)-1]
 }
 
 func (s *step) mine(version uint64, claim Nonce) error {

@@ -43,6 +43,14 @@ func fields(r Record) [][2]string {
 	if r.ID != "" {
 		state = r.State.String()
 	}
+	var p Protocol
+	if r.Protocol != nil {
+		p = *r.Protocol
+	}
+	runs := "-"
+	if p.Schedule != nil {
+		runs = fmt.Sprintf("%q, last %s, next %s", p.Schedule.Cron, clockOf(p.Schedule.LastAt), clockOf(p.Schedule.NextAt))
+	}
 	return [][2]string{
 		{"rev", count(r.Rev)},
 		{"state", state},
@@ -62,9 +70,21 @@ func fields(r Record) [][2]string {
 		{"start", clockOf(r.NotBefore)},
 		{"resend", clockOf(r.ResendAt)},
 		{"resends", count(uint64(r.Sends))},
+		{"value", word(p.Value.Data)},
+		{"callbacks", word(strings.Join(p.Callbacks, " "))},
+		{"listeners", word(strings.Join(p.Listeners, " "))},
+		{"resumes", word(strings.Join(p.Resumes, " "))},
+		{"runs", runs},
 		{"due", clockOf(Due(r))},
 		{"index", clockOf(r.DueAt)},
 	}
+}
+
+func word(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
 }
 
 func count(n uint64) string {
@@ -131,6 +151,12 @@ func effect(eff Effect) string {
 		return fmt.Sprintf("effect: send %s v%d to %s\n", eff.ID, eff.Version, eff.Machine)
 	case CancelDescendants:
 		return fmt.Sprintf("effect: cancel the descendants of %s\n", eff.ID)
+	case ResumeAwaiter:
+		return fmt.Sprintf("effect: in the same write resume %s, which awaits %s\n", eff.Awaiter, eff.Awaited)
+	case Notify:
+		return fmt.Sprintf("effect: tell %s that %s is settled\n", eff.Address, eff.ID)
+	case Fire:
+		return fmt.Sprintf("effect: create the promise of the run of %s at %s\n", eff.ID, clockOf(eff.At))
 	case Archive:
 		return fmt.Sprintf("effect: archive #%d %s\n", eff.Attempt.Number, attempt([]Attempt{eff.Attempt}, eff.Attempt.Number))
 	}

@@ -29,6 +29,15 @@ var update = flag.Bool("update", false, "write testdata/*.txt anew")
 //	tick [hold], view, cascaded   parent VERSION CLAIM: may a child be attached?
 //	show                          the whole record
 //
+// and those of the protocol:
+//
+//	open [target] [timer] [exact] [deadline=24h] [delay=+10s] [worker=W,TTL]    create by the protocol's door
+//	schedule CRON_WITH_UNDERSCORES    fired AT    reschedule CRON
+//	take WORKER TTL               acquire whatever the version is
+//	heartbeat VERSION WORKER      complete VERSION STATE VALUE
+//	suspend VERSION ID...         ready VERSION: one of them is settled
+//	fence VERSION, halt, continue, await ID, resume ID, listen ADDRESS
+//
 // CLAIM and SETTLE name nonces; '-' is none.
 func TestTraces(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
@@ -54,7 +63,7 @@ func TestTraces(t *testing.T) {
 			}
 		})
 	}
-	for _, sentinel := range []error{ErrExists, ErrNotFound, ErrSettled, ErrVersion, ErrLeased, ErrNotYet, ErrState, ErrParent} {
+	for _, sentinel := range []error{ErrExists, ErrNotFound, ErrSettled, ErrVersion, ErrLeased, ErrNotYet, ErrState, ErrParent, ErrReady} {
 		if !seen[sentinel] {
 			t.Errorf("no trace shows %q", sentinel)
 		}
@@ -142,7 +151,7 @@ func (tr *trace) do(cmd []string) string {
 }
 
 func (tr *trace) verdict(err error) string {
-	for sentinel := range map[error]bool{ErrExists: true, ErrNotFound: true, ErrSettled: true, ErrVersion: true, ErrLeased: true, ErrNotYet: true, ErrState: true, ErrParent: true} {
+	for sentinel := range map[error]bool{ErrExists: true, ErrNotFound: true, ErrSettled: true, ErrVersion: true, ErrLeased: true, ErrNotYet: true, ErrState: true, ErrParent: true, ErrReady: true} {
 		if errors.Is(err, sentinel) {
 			tr.seen[sentinel] = true
 		}
@@ -158,6 +167,36 @@ func (tr *trace) event(cmd []string) Event {
 	switch cmd[0] {
 	case "create":
 		return tr.create(cmd[1:])
+	case "open":
+		return tr.open(cmd[1:])
+	case "schedule":
+		return Create{Record: Record{ID: "s", Owner: "local", DeadlineAt: 1 << 62, Protocol: &Protocol{Schedule: tr.schedule(arg[0])}}}
+	case "reschedule":
+		return Reschedule{Schedule: *tr.schedule(arg[0])}
+	case "fired":
+		return Fired{At: epoch.Add(tr.duration(strings.TrimPrefix(arg[0], "+")))}
+	case "take":
+		return Acquire{Latest: true, Worker: arg[0], Lease: tr.duration(arg[1])}
+	case "heartbeat":
+		return Heartbeat{Version: tr.version(arg[0]), Worker: arg[1]}
+	case "complete":
+		return Complete{Version: tr.version(arg[0]), State: tr.state(arg[1]), Value: Value{Data: arg[2]}}
+	case "suspend":
+		return Suspend{Version: tr.version(arg[0]), Awaits: cmd[2:]}
+	case "ready":
+		return Suspend{Version: tr.version(arg[0]), Ready: true}
+	case "fence":
+		return Fence{Version: tr.version(arg[0])}
+	case "halt":
+		return Halt{}
+	case "continue":
+		return Continue{}
+	case "await":
+		return Await{Awaiter: arg[0]}
+	case "resume":
+		return Resume{Awaited: arg[0]}
+	case "listen":
+		return Listen{Address: arg[0]}
 	case "claim":
 		return Claim{Worker: arg[0], ClaimID: nonce(arg[1])}
 	case "acquire":
@@ -171,11 +210,7 @@ func (tr *trace) event(cmd []string) Event {
 	case "late":
 		return LateSettle(tr.fulfil(arg))
 	case "settle":
-		state, ok := ParseState(arg[0])
-		if !ok {
-			tr.t.Fatalf("%v: no such state", cmd)
-		}
-		return Settle{State: state, SettleID: nonce(arg[1]), Outcome: Outcome{Cause: CauseOK}}
+		return Settle{State: tr.state(arg[0]), SettleID: nonce(arg[1]), Outcome: Outcome{Cause: CauseOK}}
 	case "cancel":
 		return Cancel{SettleID: nonce(arg[0])}
 	case "tick":
@@ -187,6 +222,45 @@ func (tr *trace) event(cmd []string) Event {
 	}
 	tr.t.Fatalf("%v: no such command", cmd)
 	return nil
+}
+
+func (tr *trace) state(name string) State {
+	state, ok := ParseState(name)
+	if !ok {
+		tr.t.Fatalf("%s: no such state", name)
+	}
+	return state
+}
+
+func (tr *trace) schedule(cron string) *Schedule {
+	c := &Schedule{ID: "s", Cron: strings.ReplaceAll(cron, "_", " "), PromiseID: "{{.id}}.{{.timestamp}}", Timeout: 1000}
+	c.NextAt = c.following(tr.now)
+	return c
+}
+
+func (tr *trace) open(args []string) Create {
+	p := &Protocol{Tags: map[string]string{}}
+	c := Create{Record: Record{ID: "p", Owner: "local", Machine: "sdk:gpu", DeadlineAt: tr.now.Add(24 * time.Hour), Protocol: p}}
+	for _, arg := range args {
+		switch key, value, _ := strings.Cut(arg, "="); key {
+		case "target":
+			p.Tags[TagTarget] = "poll://any@gpu"
+		case "timer":
+			p.Tags[TagTimer] = "true"
+		case "exact":
+			p.Exact = true
+		case "deadline":
+			c.Record.DeadlineAt = tr.now.Add(tr.duration(value))
+		case "delay":
+			p.Tags[TagDelay] = strconv.FormatInt(int64(epoch.Add(tr.duration(strings.TrimPrefix(value, "+")))), 10)
+		case "worker":
+			worker, ttl, _ := strings.Cut(value, ",")
+			c.Worker, c.Lease = worker, tr.duration(ttl)
+		default:
+			tr.t.Fatalf("%s: no such part of an open", arg)
+		}
+	}
+	return c
 }
 
 func (tr *trace) fulfil(arg []string) Fulfil {

@@ -39,7 +39,7 @@ type memoryMessage struct {
 var _ Queue = (*Memory)(nil)
 
 // NewMemory returns a Memory with an empty queue for each of machines, and for
-// no other.
+// no other machine.
 func NewMemory(machines ...string) *Memory {
 	m := &Memory{queues: make(map[string]*memoryQueue, len(machines))}
 	for _, name := range machines {
@@ -232,12 +232,17 @@ func (m *Memory) Machines(ctx context.Context) ([]string, error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return slices.Sorted(maps.Keys(m.queues)), nil
+	names := slices.Sorted(maps.Keys(m.queues))
+	return slices.DeleteFunc(names, func(name string) bool { return strings.HasPrefix(name, promise.SDKQueue) }), nil
 }
 
 // queue returns the machine's queue. m.mu is held.
 func (m *Memory) queue(machine string) (*memoryQueue, error) {
 	q, ok := m.queues[machine]
+	if !ok && strings.HasPrefix(machine, promise.SDKQueue) {
+		q, ok = &memoryQueue{changed: make(chan struct{})}, true
+		m.queues[machine] = q
+	}
 	if !ok {
 		return nil, fmt.Errorf("%w: %q", ErrNoQueue, machine)
 	}

@@ -37,6 +37,9 @@ var (
 
 // A Queue delivers messages at least once, in no order.
 //
+// Names: a machine's name, or [promise.SDKQueue] and a group for the tasks of
+// other programs. Embedded, every group has a queue; on AWS those do whose
+// machine's stack makes one.
 // Durability: a message that was sent survives as long as the queue's medium
 // does; an embedded queue may lose the last moments before a crash.
 // Time: a queue may count in whole seconds; it rounds up, and a receive then
@@ -67,7 +70,7 @@ type Queue interface {
 	// Depth returns about how many messages there are. ErrNoQueue.
 	Depth(ctx context.Context, machine string) (Depth, error)
 
-	// Machines returns the machines that have a queue, sorted.
+	// Machines returns the machines that have a queue, sorted, and no groups.
 	Machines(ctx context.Context) ([]string, error)
 }
 
@@ -121,7 +124,7 @@ func Decode(body []byte) (Message, error) {
 	if m.V > messageVersion {
 		return m, fmt.Errorf("%w: v %d, this program knows %d", ErrNewer, m.V, messageVersion)
 	}
-	if m.V < 1 || !promise.ValidAnyID(m.ID) {
+	if m.V < 1 || !promise.ValidStoredID(m.ID) {
 		return Message{}, fmt.Errorf("%w: v %d, id %q", ErrGarbage, m.V, m.ID)
 	}
 	return m, nil

@@ -21,7 +21,21 @@ func Clone(rec promise.Record) promise.Record {
 	out.Artifacts.Inline = list(out.Artifacts.Inline)
 	out.Stdout.Tail = list(out.Stdout.Tail)
 	out.Stderr.Tail = list(out.Stderr.Tail)
+	if rec.Protocol != nil {
+		rec.Protocol = cloneProtocol(*rec.Protocol)
+	}
 	return rec
+}
+
+func cloneProtocol(p promise.Protocol) *promise.Protocol {
+	p.Param.Headers, p.Value.Headers, p.Tags = table(p.Param.Headers), table(p.Value.Headers), table(p.Tags)
+	p.Callbacks, p.Listeners, p.Resumes = list(p.Callbacks), list(p.Listeners), list(p.Resumes)
+	if p.Schedule != nil {
+		c := *p.Schedule
+		c.Param.Headers, c.Tags = table(c.Param.Headers), table(c.Tags)
+		p.Schedule = &c
+	}
+	return &p
 }
 
 func list[E any](s []E) []E {

@@ -29,6 +29,9 @@ func fill(v reflect.Value, n *int) {
 		fill(value, n)
 		v.Set(reflect.MakeMap(v.Type()))
 		v.SetMapIndex(key, value)
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		fill(v.Elem(), n)
 	case reflect.String:
 		v.SetString(string(rune('a' + *n%26)))
 	case reflect.Bool:

@@ -37,6 +37,8 @@ var (
 	_ Store   = (*Memory)(nil)
 	_ Watcher = (*Memory)(nil)
 	_ Roster  = (*Memory)(nil)
+
+	_ Searcher = (*Memory)(nil)
 )
 
 // NewMemory returns an empty Memory.
@@ -190,9 +192,24 @@ func (m *Memory) Children(ctx context.Context, id, after string, limit int) ([]p
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	found := m.find(func(it item) bool {
+	return m.ascending(limit, func(it item) bool {
 		return it.ID > after && (strings.HasPrefix(it.ID, id+".") || strings.HasPrefix(it.ID, id+":"))
 	})
+}
+
+// Search is that of [Searcher].
+func (m *Memory) Search(ctx context.Context, after string, limit int) ([]promise.Record, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, context.Cause(ctx)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.ascending(limit, func(it item) bool { return it.ID > after })
+}
+
+// ascending returns the first records that match, by id. m.mu is held.
+func (m *Memory) ascending(limit int, match func(item) bool) ([]promise.Record, error) {
+	found := m.find(match)
 	slices.SortFunc(found, func(a, b item) int { return cmp.Compare(a.ID, b.ID) })
 	var recs []promise.Record
 	for _, it := range found[:min(len(found), max(limit, 0))] {

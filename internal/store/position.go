@@ -47,7 +47,7 @@ func ParseCursor(cursor string) (Position, error) {
 	}
 	at, id, ok := strings.Cut(string(b), " ")
 	created, err := strconv.ParseInt(at, 10, 64)
-	if !ok || err != nil || !promise.ValidAnyID(id) && !strings.Contains(id, ":") {
+	if !ok || err != nil || !promise.ValidStoredID(id) {
 		return Position{}, ErrCursor
 	}
 	return Position{promise.Time(created), id}, nil

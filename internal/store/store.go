@@ -6,7 +6,9 @@
 // A store holds one item for each promise: the record as [Encode] writes it,
 // under its id, and beside it what a store needs to find and to guard it.
 //
-//	id          the key. Ids that start with P+"." or P+":" are P's descendants
+//	id          the key. Ids that start with P+"." or P+":" are P's descendants.
+//	            Those of the protocol are stored as [promise.EncodeID] has them,
+//	            schedules below [promise.Schedules]
 //	rev         the guard: a write is accepted over rev-1 only
 //	machine, created_at   the list index; written once, at create
 //	due_at      the due index; sparse, absent when Record.DueAt is zero
@@ -142,6 +144,17 @@ type Watcher interface {
 	// changes before that need not wake it.
 	WatchEnd(id string) (ended <-chan struct{}, stop func())
 }
+
+// A Searcher goes through all records in the order of their ids. It is for
+// people and their tools: a call may cost as much as reading all there is.
+type Searcher interface {
+	// Search returns up to limit records with ids greater than after, in
+	// ascending order of ids, consistently. ErrTooMany.
+	Search(ctx context.Context, after string, limit int) ([]promise.Record, error)
+}
+
+// ErrTooMany: the store holds more than it can search in the time of a request.
+var ErrTooMany = errors.New("the store holds too many promises to be searched")
 
 // A Roster knows who works: workers announce themselves every minute, and who
 // has not for [PresenceTTL] is gone. It is a hint: nothing is decided by it.

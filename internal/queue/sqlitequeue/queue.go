@@ -20,6 +20,7 @@ import (
 	"sync"
 	"time"
 
+	"modulate/internal/promise"
 	"modulate/internal/queue"
 	"modulate/internal/sqlite"
 )
@@ -247,7 +248,7 @@ func (q *Queue) machine(ctx context.Context, name string) (*machine, error) {
 	if ok {
 		return m, nil
 	}
-	known := false
+	known := strings.HasPrefix(name, promise.SDKQueue)
 	err := q.db.Read(ctx, func(c *sqlite.Conn) error {
 		return c.Query("SELECT 1 FROM machine WHERE name = ?", func([]any) error {
 			known = true

@@ -1,7 +1,8 @@
 // Package sqsqueue is the queue port on Amazon SQS. Each machine of a stage has
-// two standard queues, found by their names:
+// three standard queues, found by their names:
 //
 //	modulate-<stage>-<machine>       the messages
+//	modulate-sdk-<stage>-<machine>   those of tasks of other programs (promise.SDKQueue)
 //	modulate-dlq-<stage>-<machine>   the dead letters
 //
 // They belong to the machine's stack (infra/machine.yaml); nothing here makes,
@@ -169,8 +170,18 @@ func (q *Queue) Machines(ctx context.Context) ([]string, error) {
 	return machines, nil
 }
 
-func (q *Queue) name(machine string) string     { return "modulate-" + q.stage + "-" + machine }
-func (q *Queue) deadName(machine string) string { return "modulate-dlq-" + q.stage + "-" + machine }
+// name is the name of the queue of a machine, or of a group of other programs.
+func (q *Queue) name(machine string) string {
+	if group, ok := strings.CutPrefix(machine, promise.SDKQueue); ok {
+		return "modulate-sdk-" + q.stage + "-" + group
+	}
+	return "modulate-" + q.stage + "-" + machine
+}
+
+// deadName is the name of its dead letters; a group shares those of the machine.
+func (q *Queue) deadName(machine string) string {
+	return "modulate-dlq-" + q.stage + "-" + strings.TrimPrefix(machine, promise.SDKQueue)
+}
 
 // with calls f with the URL of a queue and explains what it returns. A queue
 // that is gone is forgotten, so that the next call looks for one of that name.

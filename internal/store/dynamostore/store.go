@@ -34,6 +34,8 @@ type Store struct {
 var (
 	_ store.Store  = (*Store)(nil)
 	_ store.Roster = (*Store)(nil)
+
+	_ store.Searcher = (*Store)(nil)
 )
 
 // New returns the store in c's table, which must be there.

@@ -22,6 +22,8 @@ var (
 	_ store.Store   = (*Store)(nil)
 	_ store.Watcher = (*Store)(nil)
 	_ store.Roster  = (*Store)(nil)
+
+	_ store.Searcher = (*Store)(nil)
 )
 
 // New returns the store in db, which the caller closes.
@@ -237,6 +239,23 @@ func (s *Store) Children(ctx context.Context, id, after string, limit int) ([]pr
 			}
 		}
 		return nil
+	})
+	if err != nil {
+		return nil, ours(err)
+	}
+	return recs, nil
+}
+
+// Search is that of [store.Searcher]: the index of ids has their order.
+func (s *Store) Search(ctx context.Context, after string, limit int) ([]promise.Record, error) {
+	var recs []promise.Record
+	err := s.db.Read(ctx, func(c *sqlite.Conn) error {
+		return c.Query(`SELECT record FROM promise WHERE id > ? ORDER BY id LIMIT ?`,
+			func(row []any) error {
+				rec, err := store.Decode(row[0].([]byte))
+				recs = append(recs, rec)
+				return err
+			}, after, int64(max(limit, 0)))
 	})
 	if err != nil {
 		return nil, ours(err)

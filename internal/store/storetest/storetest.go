@@ -14,8 +14,9 @@ import (
 	"modulate/internal/store"
 )
 
-// Run runs the suite over the stores that open returns, each empty. Those that
-// are a [store.Watcher] or a [store.Roster] are tested as that too.
+// Run runs the suite over the stores that open returns, each empty. Each is a
+// [store.Searcher] too, and those that are a [store.Watcher] or a [store.Roster]
+// are tested as that.
 func Run(t *testing.T, open func(t *testing.T) store.Store) {
 	for _, group := range []struct {
 		name  string
@@ -23,7 +24,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 	}{
 		{"Create", creates}, {"Get", gets}, {"Replace", replaces}, {"ReplaceAll", replaceAlls},
 		{"Due", dues}, {"List", lists}, {"Children", children}, {"All", alls},
-		{"Watch", watches}, {"Roster", rosters},
+		{"Search", searches}, {"Watch", watches}, {"Roster", rosters},
 	} {
 		if group.name == "Watch" {
 			if _, ok := open(t).(store.Watcher); !ok {

@@ -1,0 +1,244 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"modulate/internal/promise"
+	"modulate/internal/store"
+)
+
+// ErrAwaited: something that a task is to await does not exist.
+var ErrAwaited = errors.New("there is no such promise to await")
+
+// A change is one record of a write of several, as it becomes, and what must
+// follow. With check it is only looked at: it must still be as it is.
+type change struct {
+	rec     promise.Record
+	effects []promise.Effect
+	check   bool
+}
+
+// resumes reports whether effects resume anybody.
+func resumes(effects []promise.Effect) bool {
+	for _, eff := range effects {
+		if _, ok := eff.(promise.ResumeAwaiter); ok {
+			return true
+		}
+	}
+	return false
+}
+
+// changed is rec stepped by ev: a change, or a check if that changes nothing.
+func (e *Engine) changed(rec promise.Record, ev promise.Event) (change, error) {
+	next, effects, err := promise.Step(rec, ev, e.now())
+	return change{next, effects, next.Rev == rec.Rev}, err
+}
+
+// together adds to a change those whom its effects resume in the same write.
+// What is among others already is not read again.
+func (e *Engine) together(ctx context.Context, first change, others ...change) ([]change, error) {
+	all := append([]change{first}, others...)
+	for _, eff := range first.effects {
+		resume, ok := eff.(promise.ResumeAwaiter)
+		if !ok {
+			continue
+		}
+		rec, err := e.Store.Get(ctx, resume.Awaiter)
+		if errors.Is(err, store.ErrNotFound) {
+			continue // collected
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading %s, which awaits %s: %w", resume.Awaiter, resume.Awaited, err)
+		}
+		c, err := e.changed(rec, promise.Resume{Awaited: resume.Awaited})
+		if err != nil {
+			return nil, err
+		}
+		has := slices.IndexFunc(all, func(o change) bool { return o.rec.ID == c.rec.ID })
+		switch {
+		case has < 0 && !c.check:
+			all = append(all, c)
+		case has > 0 && !c.check: // who holds the fence is who is resumed
+			all[has] = c
+		}
+	}
+	return all, nil
+}
+
+// commit writes changes, all or none, and performs what follows. Refused, it
+// returns what is stored where a guard did not hold, and [store.ErrRefused].
+func (e *Engine) commit(ctx context.Context, all []change) (refused promise.Record, err error) {
+	writes := make([]store.Write, len(all))
+	for n := range all {
+		c := &all[n]
+		if !c.check {
+			c.rec.WriteID = e.nonce()
+			if err := e.archive(ctx, c.effects); err != nil {
+				return promise.Record{}, err
+			}
+		}
+		writes[n] = store.Write{Record: c.rec, Check: c.check}
+	}
+	err = e.Store.ReplaceAll(ctx, writes)
+	if err != nil && !slices.ContainsFunc(all, func(c change) bool { return !c.check && ours(err, c.rec) }) {
+		return refusal(all[0].rec.ID, err)
+	}
+	e.point(PointWritten)
+	for _, c := range all {
+		if !c.check {
+			e.expect(c.rec)
+			e.perform(ctx, c.rec, c.effects)
+		}
+	}
+	return promise.Record{}, nil
+}
+
+// again makes a write of several from what is stored, again and again while it
+// is refused.
+func (e *Engine) again(ctx context.Context, id string, try func() error) error {
+	for n := range swaps {
+		err := try()
+		if !errors.Is(err, store.ErrRefused) {
+			return err
+		}
+		if err := pause(ctx, n); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("%s: gave way to %d other writers in a row: %w", id, swaps, store.ErrThrottled)
+}
+
+// Suspend gives up the task with that id until one of what ev awaits is
+// settled. [promise.ErrReady]: one is already, and the task stays acquired.
+// [ErrAwaited]: one does not exist. Where more is awaited than one write takes,
+// the callbacks are registered one by one, and the task's own write decides.
+func (e *Engine) Suspend(ctx context.Context, id string, ev promise.Suspend) (rec promise.Record, err error) {
+	awaits := slices.Compact(slices.Sorted(slices.Values(ev.Awaits)))
+	err = e.again(ctx, id, func() error {
+		if rec, err = e.Get(ctx, id); err != nil {
+			return err
+		}
+		task, verdict := e.changed(rec, ev)
+		if verdict != nil {
+			rec, err = e.Step(ctx, rec, ev)
+			return err
+		}
+		all := []change{task}
+		for _, awaited := range awaits {
+			p, err := e.Get(ctx, awaited)
+			if errors.Is(err, promise.ErrNotFound) {
+				return fmt.Errorf("%s: %w", promise.DecodeID(awaited), ErrAwaited)
+			}
+			if err != nil {
+				return err
+			}
+			c, err := e.changed(p, promise.Await{Awaiter: id})
+			if errors.Is(err, promise.ErrSettled) {
+				rec, err = e.Step(ctx, rec, promise.Suspend{Version: ev.Version, Ready: true})
+				return err
+			}
+			all = append(all, c)
+		}
+		if len(all) > store.MaxWrites {
+			rec, err = e.suspendBitByBit(ctx, all, ev)
+			return err
+		}
+		_, err := e.commit(ctx, all)
+		rec = all[0].rec
+		return err
+	})
+	return rec, err
+}
+
+// suspendBitByBit is Suspend by single writes. A callback without a suspended
+// task does no harm. Who is settled in between has told the task so, which then
+// does not suspend.
+func (e *Engine) suspendBitByBit(ctx context.Context, all []change, ev promise.Suspend) (promise.Record, error) {
+	id := all[0].rec.ID
+	for _, c := range all[1:] {
+		_, err := e.Apply(ctx, c.rec.ID, promise.Await{Awaiter: id})
+		if errors.Is(err, promise.ErrSettled) {
+			return e.Apply(ctx, id, promise.Suspend{Version: ev.Version, Ready: true})
+		}
+		if err != nil {
+			return promise.Record{}, err
+		}
+	}
+	return e.Apply(ctx, id, ev)
+}
+
+// A Fence is the task under which something is done: only while it is acquired
+// at that version.
+type Fence struct {
+	Task    string
+	Version uint64
+}
+
+// FencedCreate creates rec while the fence holds. If the id is taken, the record
+// that has it is returned with [promise.ErrExists]. [ErrFence]: it does not
+// hold.
+func (e *Engine) FencedCreate(ctx context.Context, f Fence, rec promise.Record) (promise.Record, error) {
+	return e.fenced(ctx, f, rec.ID, promise.Create{Record: rec})
+}
+
+// FencedSettle settles the promise with that id while the fence holds.
+// [ErrFence]; else the errors of [Engine.Apply].
+func (e *Engine) FencedSettle(ctx context.Context, f Fence, id string, ev promise.Settle) (promise.Record, error) {
+	return e.fenced(ctx, f, id, ev)
+}
+
+// ErrFence: the task is not held at that version. With it comes what is wrong.
+var ErrFence = errors.New("the task does not let this be done")
+
+func (e *Engine) fenced(ctx context.Context, f Fence, id string, ev promise.Event) (rec promise.Record, err error) {
+	create, creates := ev.(promise.Create)
+	err = e.again(ctx, id, func() error {
+		holder, err := e.Get(ctx, f.Task)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrFence, err)
+		}
+		task, err := e.changed(holder, promise.Fence{Version: f.Version})
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrFence, err)
+		}
+		rec, err = e.Get(ctx, id)
+		switch {
+		case err == nil && creates:
+			return promise.ErrExists
+		case errors.Is(err, promise.ErrNotFound) && creates:
+			rec = promise.Record{}
+		case err != nil:
+			return err
+		}
+		one, verdict := e.changed(rec, ev)
+		if one.check {
+			return verdict
+		}
+		all, err := e.together(ctx, one, task)
+		if err != nil {
+			return err
+		}
+		if _, err := e.commit(ctx, all); err != nil {
+			return err
+		}
+		rec = all[0].rec
+		if creates {
+			e.alarm(ctx, holder.Machine, create.Record)
+		}
+		return verdict
+	})
+	return rec, err
+}
+
+// run creates the promise of a schedule's run, if it is not there, and only
+// then moves the schedule on.
+func (e *Engine) run(ctx context.Context, rec promise.Record, at promise.Time) error {
+	if _, err := e.Create(ctx, rec.Run(at), nil); err != nil && !errors.Is(err, promise.ErrExists) {
+		return err
+	}
+	_, err := e.Apply(ctx, rec.ID, promise.Fired{At: at})
+	return err
+}
