@@ -123,16 +123,22 @@ var rules = map[string]rule{
 		others: []string{"golang.org/x/sys", "github.com/oklog/ulid/v2"},
 	},
 
+	"workerd/sandbox": {others: []string{"golang.org/x/sys"}},
+	"workerd/host": {
+		ours:   []string{"workerd/runner", "workerd/sandbox"},
+		others: []string{"github.com/BurntSushi/toml"},
+	},
+
 	"workerd": {
 		ours: append([]string{
-			"workerd/worker", "workerd/runner", "internal/local", "internal/spool", "internal/cloud", "internal/account",
+			"workerd/worker", "workerd/host", "internal/local", "internal/spool", "internal/cloud", "internal/account",
 			"functions/sweeper/sweep",
 		}, edge...),
-		others: []string{"github.com/BurntSushi/toml", "github.com/spf13/cobra", "github.com/spf13/pflag", "golang.org/x/sys"},
+		others: []string{"github.com/spf13/cobra", "github.com/spf13/pflag", "golang.org/x/sys"},
 	},
 	"cmd/modulate": {
 		ours: append([]string{
-			"workerd/worker", "workerd/runner", "internal/local", "internal/server", "internal/spool", "internal/account",
+			"workerd/worker", "workerd/runner", "workerd/host", "internal/local", "internal/server", "internal/spool", "internal/account",
 		}, edge...),
 		others: []string{
 			"github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/oklog/ulid/v2",

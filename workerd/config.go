@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/BurntSushi/toml"
 	"github.com/spf13/pflag"
 
 	"modulate/internal/account"
@@ -31,20 +30,11 @@ type Config struct {
 	Machine string        // --machine, --group: whose queue to receive from
 	Slots   int           // --slots: attempts at once, 1 to 1,000
 	Name    string        // --name: no other worker of the store has it
-	File    string        // --config: machine.toml, see Machine
+	File    string        // --config: machine.toml, see host.Machine
 	Drain   time.Duration // --drain: how long scripts may go on once it is to stop
 	Health  string        // --health: loopback address to tell its health and metrics at; "": nowhere
 	NoSweep bool          // --no-sweep: leave repairs to others
 	Verbose bool          // --verbose: log what happens, not only what is wrong
-}
-
-// Machine is machine.toml: what is particular to the machine that workerd runs
-// on.
-//
-//	[runtimes]
-//	python-env = ["/opt/venv/bin/python"]   # the script's path and arguments follow
-type Machine struct {
-	Runtimes map[string][]string `toml:"runtimes"`
 }
 
 // maxSlots is the most attempts that one daemon runs at once.
@@ -194,19 +184,4 @@ func (c *Config) spoolDir(user int, getenv func(string) string) (string, error) 
 		return "", errors.New("--spool is missing, and HOME is not set: name a directory that outlives this process, as in --spool /var/lib/modulate")
 	}
 	return filepath.Join(home, ".local", "state", "modulate"), nil
-}
-
-// machine reads machine.toml; without one every part of it is zero.
-func (c *Config) machine() (m Machine, err error) {
-	if c.File == "" {
-		return m, nil
-	}
-	meta, err := toml.DecodeFile(c.File, &m)
-	if err != nil {
-		return m, fmt.Errorf("--config: %w", err)
-	}
-	if unknown := meta.Undecoded(); len(unknown) > 0 {
-		return m, fmt.Errorf("--config %s: %q is not known; known is [runtimes]", c.File, unknown[0])
-	}
-	return m, nil
 }

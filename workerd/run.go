@@ -16,7 +16,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"modulate/internal/account"
-	"modulate/workerd/runner"
+	"modulate/workerd/host"
 	"modulate/workerd/worker"
 )
 
@@ -91,7 +91,7 @@ type daemon struct {
 
 // serve works until ctx ends or a signal comes.
 func (d daemon) serve(ctx context.Context) (err error) {
-	machine, err := d.machine()
+	machine, err := host.Read(d.File)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errInput, err)
 	}
@@ -105,20 +105,20 @@ func (d daemon) serve(ctx context.Context) (err error) {
 		return fmt.Errorf("%w: %w", errInput, err)
 	}
 	defer func() { err = errors.Join(err, spool.Close()) }()
-	jobs, err := runner.OpenWorkplace("")
+	h, err := host.Open(machine, host.Options{Slots: d.Slots})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, jobs.Close()) }()
+	defer func() { err = errors.Join(err, h.Close()) }()
 	w, err := worker.New(worker.Config{
 		Engine: s.engine, Roster: s.roster, Machine: d.Machine, Slots: d.Slots, Name: d.Name,
-		Runner: runner.Exec{Dir: jobs.Dir, Spares: &runner.Spares{}}, Runtimes: runner.Runtimes(machine.Runtimes), API: s.api,
-		Spool: spool.Dir, Temp: jobs.Dir, Lease: s.lease, AnnounceGap: s.announceGap, Drain: d.Drain, Log: d.log,
+		Runner: h.Runner, Runtimes: h.Runtimes, API: s.api,
+		Spool: spool.Dir, Temp: h.Temp, Lease: s.lease, AnnounceGap: s.announceGap, Drain: d.Drain, Log: d.log,
 	})
 	if err != nil {
 		return err
 	}
-	return d.work(ctx, w, s)
+	return d.work(ctx, w, s, h.Contains())
 }
 
 // open opens what is to be worked for.
@@ -129,8 +129,9 @@ func (d daemon) open(ctx context.Context) (*site, error) {
 	return openDir(ctx, d.Config, d.log)
 }
 
-// work runs the worker, and what belongs beside it.
-func (d daemon) work(ctx context.Context, w *worker.Worker, s *site) error {
+// work runs the worker, and what belongs beside it. contains says what contains
+// the scripts.
+func (d daemon) work(ctx context.Context, w *worker.Worker, s *site, contains string) error {
 	ctx, stop := drainOnSignal(ctx, w, d.log)
 	defer stop()
 	beside, end := context.WithCancel(context.WithoutCancel(ctx)) // its health matters while it drains
@@ -145,7 +146,7 @@ func (d daemon) work(ctx context.Context, w *worker.Worker, s *site) error {
 		defer end()
 		told = ", health at " + at
 	}
-	fmt.Fprintf(d.stdout, "working for %s as %s, %d slots, %s, no sandbox%s\n", d.Machine, d.Name, d.Slots, s.name, told)
+	fmt.Fprintf(d.stdout, "working for %s as %s, %d slots, %s, %s%s\n", d.Machine, d.Name, d.Slots, s.name, contains, told)
 	var tasks sync.WaitGroup
 	for _, run := range s.beside {
 		tasks.Go(func() { run(ctx) })

@@ -32,7 +32,7 @@ func TestBadInputSaysWhatAndStartsNothing(t *testing.T) {
 		"url":             {args: []string{"--url", "b"}, says: "--url is for a stage on AWS"},
 		"health":          {args: []string{"--health", "0.0.0.0:9460"}, says: `--health "0.0.0.0:9460": want a loopback address and a port`},
 		"health's port":   {args: []string{"--health", "127.0.0.1"}, says: "want a loopback address and a port"},
-		"unknown in toml": {args: []string{"--config", toml}, says: `"runtime" is not known; known is [runtimes]`},
+		"unknown in toml": {args: []string{"--config", toml}, says: `"runtime" is not known; known is [runtimes], [sandbox]`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out, errs bytes.Buffer

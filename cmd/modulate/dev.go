@@ -18,7 +18,7 @@ import (
 	"modulate/internal/local"
 	"modulate/internal/promise"
 	"modulate/internal/server"
-	"modulate/workerd/runner"
+	"modulate/workerd/host"
 )
 
 // A dev is all of Modulate in one process: router and status over HTTP,
@@ -28,6 +28,8 @@ type dev struct {
 	listen   string
 	machines string
 	drain    duration
+	config   string
+	machine  host.Machine // what config says
 	verbose  bool
 }
 
@@ -45,6 +47,7 @@ Killed in any way and started again, it goes on where it was.`,
 	f := cmd.Flags()
 	f.StringVar(&d.listen, "listen", "127.0.0.1:8700", "loopback `ADDRESS` to answer on; port 0 takes a free one")
 	f.StringVar(&d.machines, "machines", "cpu,gpu", "`LIST` of machines to work for, with their slots: cpu:4,gpu:1")
+	f.StringVar(&d.config, "config", "", "`FILE` that describes this machine: machine.toml")
 	f.Var(&d.drain, "drain", "how long scripts may go on once it is to stop")
 	f.BoolVarP(&d.verbose, "verbose", "v", false, "log what happens, not only what is wrong")
 	return cmd
@@ -57,6 +60,9 @@ func (d *dev) run(ctx context.Context) error {
 	}
 	if err := checkLoopback(d.listen); err != nil {
 		return err
+	}
+	if d.machine, err = host.Read(d.config); err != nil {
+		return badInput("%w", err)
 	}
 	lock, err := d.lock(ctx)
 	if err != nil {
@@ -107,18 +113,22 @@ const (
 
 // serve works and answers until ctx ends.
 func (d *dev) serve(ctx context.Context, l *local.Local, listener net.Listener, machines []server.Machine) error {
-	jobs, err := runner.OpenWorkplace("")
+	slots := 0
+	for _, m := range machines {
+		slots += m.Slots
+	}
+	h, err := host.Open(d.machine, host.Options{Slots: slots})
 	if err != nil {
 		return err
 	}
-	defer jobs.Close()
+	defer h.Close()
 	stopping := context.AfterFunc(ctx, func() { d.setStatus("stopping; again to kill what runs") })
 	defer stopping()
 	err = server.Run(ctx, server.Config{
 		Local: l, Listener: listener, Machines: machines,
-		Runner: runner.Exec{Dir: jobs.Dir, Spares: &runner.Spares{}}, Runtimes: runner.Runtimes(nil), Temp: jobs.Dir,
+		Runner: h.Runner, Runtimes: h.Runtimes, Temp: h.Temp,
 		Drain: d.drain.value, Hard: d.signals.hard, Log: d.log(),
-		Ready: func() error { return d.ready(listener, machines) },
+		Ready: func() error { return d.ready(listener, machines, h.Contains()) },
 	})
 	if !errors.Is(err, errInterrupted) {
 		return err
@@ -128,7 +138,7 @@ func (d *dev) serve(ctx context.Context, l *local.Local, listener net.Listener, 
 
 // ready says that all is up, in one line on stdout, and about a gpu without a
 // device.
-func (d *dev) ready(listener net.Listener, machines []server.Machine) error {
+func (d *dev) ready(listener net.Listener, machines []server.Machine, contains string) error {
 	var list []string
 	for _, m := range machines {
 		list = append(list, fmt.Sprintf("%s:%d", m.Name, m.Slots))
@@ -136,7 +146,7 @@ func (d *dev) ready(listener net.Listener, machines []server.Machine) error {
 			d.line("there is no NVIDIA device here: scripts for gpu run all the same, without one")
 		}
 	}
-	return d.print(fmt.Sprintf("listening on http://%s, store %s, machines %s\n", listener.Addr(), d.storeDir(), strings.Join(list, " ")))
+	return d.print(fmt.Sprintf("listening on http://%s, store %s, machines %s, %s\n", listener.Addr(), d.storeDir(), strings.Join(list, " "), contains))
 }
 
 // log is where the parts of dev write what goes wrong.

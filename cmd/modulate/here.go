@@ -16,7 +16,7 @@ import (
 	"modulate/internal/queue"
 	"modulate/internal/spool"
 	"modulate/internal/store"
-	"modulate/workerd/runner"
+	"modulate/workerd/host"
 	"modulate/workerd/worker"
 )
 
@@ -28,7 +28,7 @@ type here struct {
 	local  *local.Local
 	worker *worker.Worker
 	spool  *spool.Spool
-	jobs   *runner.Workplace
+	host   *host.Host
 	app    *app
 
 	ctx  context.Context // of the executions
@@ -48,17 +48,17 @@ func newHere(l *local.Local, a *app) (*here, error) {
 	if err != nil {
 		return nil, err
 	}
-	jobs, err := runner.OpenWorkplace("")
+	machine, err := host.Open(host.Machine{}, host.Options{})
 	if err != nil {
 		return nil, errors.Join(err, spool.Close())
 	}
-	h := &here{name: name, local: l, app: a, spool: spool, jobs: jobs, started: map[string]bool{}, going: map[string]bool{}}
+	h := &here{name: name, local: l, app: a, spool: spool, host: machine, started: map[string]bool{}, going: map[string]bool{}}
 	w, err := worker.New(worker.Config{
-		Engine: l.Engine, Name: name, Runner: runner.Exec{Dir: jobs.Dir, Spares: &runner.Spares{}}, Runtimes: runner.Runtimes(nil),
-		API: l.Handler(), OnSubmit: h.run, Spool: spool.Dir, Temp: jobs.Dir,
+		Engine: l.Engine, Name: name, Runner: machine.Runner, Runtimes: machine.Runtimes,
+		API: l.Handler(), OnSubmit: h.run, Spool: spool.Dir, Temp: machine.Temp,
 	})
 	if err != nil {
-		return nil, errors.Join(err, jobs.Close(), spool.Close())
+		return nil, errors.Join(err, machine.Close(), spool.Close())
 	}
 	h.worker = w
 	h.ctx, h.stop = context.WithCancel(context.Background())
@@ -186,5 +186,5 @@ func (h *here) goingOn() []string {
 func (h *here) close() error {
 	h.stop()
 	h.running.Wait()
-	return errors.Join(h.jobs.Close(), h.spool.Close())
+	return errors.Join(h.host.Close(), h.spool.Close())
 }
