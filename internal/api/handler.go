@@ -120,8 +120,8 @@ func (s *Service) writeJSON(w http.ResponseWriter, a Answer) {
 // slower than what requests are read by, and takes what scripts may have put
 // there, a result with duplicate names or text that is not UTF-8.
 func encode(v any) ([]byte, error) {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
+	b := bytes.NewBuffer(make([]byte, 0, 1024)) // most fit
+	enc := json.NewEncoder(b)
 	enc.SetEscapeHTML(false)
 	err := enc.Encode(v)
 	return b.Bytes(), err

@@ -14,17 +14,17 @@ import (
 
 // What a [Cache] holds at the most.
 const (
-	cacheBytes   = 16 << 20         // in all
 	cacheContent = 256 << 10        // of one content; a larger one is not kept
 	cacheEntry   = 512              // bytes that an entry takes beside its content
 	cacheBelief  = 10 * time.Minute // how long a blob is taken to be there
 )
 
-// A Cache spares requests to Blobs that bill each one: it remembers small
+// A Cache spares requests to Blobs that bill or wait for each one: it remembers small
 // contents, which their keys name for ever, and for ten minutes that a content
 // is there, which is nothing beside the months that blobs are kept.
 type Cache struct {
 	Blobs
+	limit int // bytes that it holds at most
 
 	mu      sync.Mutex
 	entries map[string]*list.Element
@@ -41,9 +41,9 @@ type cached struct {
 	body []byte    // nil: not kept
 }
 
-// NewCache returns a Cache of inner.
-func NewCache(inner Blobs) *Cache {
-	return &Cache{Blobs: inner, entries: make(map[string]*list.Element), recent: list.New()}
+// NewCache returns a Cache of inner that holds at most limit bytes.
+func NewCache(inner Blobs, limit int) *Cache {
+	return &Cache{Blobs: inner, limit: limit, entries: make(map[string]*list.Element), recent: list.New()}
 }
 
 // Put is that of [Blobs].
@@ -153,7 +153,7 @@ func (c *Cache) learn(key string, change func(*cached)) {
 	change(e)
 	c.bytes += len(e.body)
 	c.recent.MoveToFront(at)
-	for c.bytes > cacheBytes {
+	for c.bytes > c.limit {
 		last := c.recent.Remove(c.recent.Back()).(*cached)
 		delete(c.entries, last.info.Key)
 		c.bytes -= cacheEntry + len(last.body)

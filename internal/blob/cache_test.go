@@ -18,7 +18,7 @@ import (
 )
 
 func TestCache(t *testing.T) {
-	blobtest.Run(t, func(*testing.T) blob.Blobs { return blob.NewCache(blob.NewMemory()) })
+	blobtest.Run(t, func(*testing.T) blob.Blobs { return blob.NewCache(blob.NewMemory(), 16<<20) })
 }
 
 // asked counts what reaches the blobs behind a cache.
@@ -67,7 +67,7 @@ func read(t *testing.T, b blob.Blobs, key string, offset int64) (string, error) 
 func TestCacheSpares(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		inner := &asked{Blobs: blob.NewMemory()}
-		c := blob.NewCache(inner)
+		c := blob.NewCache(inner, 16<<20)
 		key := inner.put(t, []byte("print(1)"))
 		for range 3 {
 			if got, err := read(t, c, key, 0); got != "print(1)" || err != nil {
@@ -110,7 +110,7 @@ func TestCacheSpares(t *testing.T) {
 // out those not used for the longest time.
 func TestCacheIsBounded(t *testing.T) {
 	inner := &asked{Blobs: blob.NewMemory()}
-	c := blob.NewCache(inner)
+	c := blob.NewCache(inner, 16<<20)
 	large := bytes.Repeat([]byte("x"), 256<<10+1)
 	key := inner.put(t, large)
 	for range 2 {
@@ -137,7 +137,7 @@ func TestCacheIsBounded(t *testing.T) {
 // TestCacheKeepsNoPart: a read that breaks off is told, and nothing of it kept.
 func TestCacheKeepsNoPart(t *testing.T) {
 	inner := &asked{Blobs: blob.NewMemory(), broken: errors.New("the line is dead")}
-	c := blob.NewCache(inner)
+	c := blob.NewCache(inner, 16<<20)
 	key := inner.put(t, []byte("print(1)"))
 	if got, err := read(t, c, key, 0); got != "pr" || !errors.Is(err, inner.broken) {
 		t.Errorf("read %q, %v", got, err)

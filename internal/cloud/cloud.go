@@ -46,6 +46,9 @@ const (
 // retention after it, so that they outlive whatever names them.
 const blobRetention = 2 * (api.MaxDeadline + Retention)
 
+// blobCache is how many bytes of scripts and inputs a process remembers.
+const blobCache = 16 << 20
+
 // Config says which stage to open.
 type Config struct {
 	Stage  string
@@ -93,7 +96,7 @@ func Open(ctx context.Context, cfg Config) (*Cloud, error) {
 	c.Queue = sqsqueue.New(sqs.NewFromConfig(cfg.AWS), c.Stage)
 	c.Blobs = blob.NewCache(blob.BySize{
 		Small: dynamoblob.New(table, c.Table, blobRetention), Large: s3blob.New(c.s3, c.Bucket),
-	})
+	}, blobCache)
 	c.Engine = &engine.Engine{Store: c.Store, Queue: c.Queue, Blobs: c.Blobs, Log: cfg.Log, Alarm: MinLease}
 	return c, nil
 }

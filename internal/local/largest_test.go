@@ -31,7 +31,7 @@ func TestTheLargestCallFitsItsRecord(t *testing.T) {
 	seen := 0
 	a.Engine.Store = creator{a.Store, func(rec promise.Record) {
 		seen++
-		if b, err := store.Encode(rec); err != nil || len(b) > 1024 {
+		if b, err := store.Encode(&rec); err != nil || len(b) > 1024 {
 			t.Errorf("the record is %d bytes, %v; want 1 KB at most", len(b), err)
 		}
 		for _, sum := range []promise.Hash{rec.Call.Script, rec.Call.InputBlob} {

@@ -37,6 +37,7 @@ import (
 const (
 	Retention     = 30 * 24 * time.Hour
 	blobRetention = 2 * (api.MaxDeadline + Retention)
+	blobCache     = 1 << 20 // bytes of scripts and inputs that a process remembers
 )
 
 // Config says what to open.
@@ -64,10 +65,11 @@ func Open(ctx context.Context, cfg Config) (*Local, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the store's directory: %w", err)
 	}
-	blobs, err := fileblob.Open(filepath.Join(cfg.Dir, "blobs"))
+	files, err := fileblob.Open(filepath.Join(cfg.Dir, "blobs"))
 	if err != nil {
 		return nil, err
 	}
+	blobs := blob.NewCache(files, blobCache)
 	db, err := sqlite.Open(ctx, filepath.Join(cfg.Dir, "store.db"))
 	if err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -179,6 +180,7 @@ func (db *DB) write() {
 			return
 		}
 		for more := true; more; {
+			runtime.Gosched() // whoever was answered and has more to write comes along
 			db.writing.Lock()
 			more = db.round(nil) == nil && db.grow()
 			db.writing.Unlock()
@@ -277,7 +279,7 @@ func (db *DB) begin(abandon <-chan struct{}) error {
 // commit runs batch in the transaction that is open and commits it. It reports
 // false when it had to undo everything because one of several failed.
 func (db *DB) commit(batch []*op) (done bool) {
-	tx := &Tx{Conn: db.writer}
+	tx := &Tx{Conn: db.writer, kept: make([]entry, 0, len(batch)), notes: make([]Note, 0, len(batch))}
 	tx.failed, tx.changes = nil, 0
 	for _, o := range batch {
 		o.err = o.run(tx)

@@ -22,13 +22,14 @@ func CheckWrites(writes []Write) error {
 	if len(writes) > MaxWrites {
 		return fmt.Errorf("%d writes at once are more than %d", len(writes), MaxWrites)
 	}
-	for i, w := range writes {
-		if w.Record.ID == "" || w.Record.Rev == 0 {
-			return fmt.Errorf("writing %q at rev %d: both must be set", w.Record.ID, w.Record.Rev)
+	for i := range writes {
+		rec := &writes[i].Record
+		if rec.ID == "" || rec.Rev == 0 {
+			return fmt.Errorf("writing %q at rev %d: both must be set", rec.ID, rec.Rev)
 		}
-		for _, v := range writes[:i] {
-			if v.Record.ID == w.Record.ID {
-				return fmt.Errorf("writing %s twice at once", w.Record.ID)
+		for k := range i {
+			if writes[k].Record.ID == rec.ID {
+				return fmt.Errorf("writing %s twice at once", rec.ID)
 			}
 		}
 	}

@@ -14,7 +14,7 @@ import (
 
 func TestEveryFieldIsStored(t *testing.T) {
 	rec := full()
-	b, err := Encode(rec)
+	b, err := Encode(&rec)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +60,8 @@ func plain() promise.Record {
 
 // Every write is billed on the whole item, and one group commit carries many.
 func TestPlainRecordStaysBelowOneKilobyte(t *testing.T) {
-	b, err := Encode(plain())
+	rec := plain()
+	b, err := Encode(&rec)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,13 +93,13 @@ func TestDecodeRefusesWhatIsNoRecord(t *testing.T) {
 
 func BenchmarkCodec(b *testing.B) {
 	rec := plain()
-	encoded, err := Encode(rec)
+	encoded, err := Encode(&rec)
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.Run("encode", func(b *testing.B) {
 		for b.Loop() {
-			_, _ = Encode(rec)
+			_, _ = Encode(&rec)
 		}
 	})
 	b.Run("decode", func(b *testing.B) {

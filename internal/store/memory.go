@@ -90,7 +90,7 @@ func (m *Memory) ReplaceAll(ctx context.Context, writes []Write) error {
 	}
 	items := make([]item, len(writes))
 	for i, w := range writes {
-		b, err := Encode(w.Record)
+		b, err := Encode(&w.Record)
 		if err != nil {
 			return err
 		}

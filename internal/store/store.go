@@ -197,7 +197,7 @@ var (
 )
 
 // Encode returns the stored form of rec.
-func Encode(rec promise.Record) ([]byte, error) {
+func Encode(rec *promise.Record) ([]byte, error) {
 	b, err := encoding.Marshal(rec)
 	if err != nil {
 		return nil, fmt.Errorf("encoding record %s: %w", rec.ID, err)

@@ -104,7 +104,7 @@ func (s *spool) keep(o kept) {
 }
 
 func (s *spool) write(o kept) error {
-	b, err := store.Encode(promise.Record{
+	b, err := store.Encode(&promise.Record{
 		ID: o.ID, SettleID: o.SettleID, Outcome: o.Outcome,
 		Task: promise.Task{Version: o.Version, ClaimID: o.ClaimID},
 	})

@@ -90,8 +90,7 @@ func (q *Queue) Receive(
 	if err != nil {
 		return nil, err
 	}
-	over := time.NewTimer(wait)
-	defer over.Stop()
+	var over *time.Timer
 	for {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -108,6 +107,10 @@ func (q *Queue) Receive(
 		}
 		if len(got) > 0 || wait == 0 {
 			return got, nil
+		}
+		if over == nil {
+			over = time.NewTimer(wait)
+			defer over.Stop()
 		}
 		select {
 		case got := <-w.woken:

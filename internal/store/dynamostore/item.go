@@ -42,7 +42,7 @@ func (s *Store) encode(rec promise.Record) (item, error) {
 	}
 	id := rec.ID
 	rec.ID = ""
-	b, err := store.Encode(rec)
+	b, err := store.Encode(&rec)
 	if err != nil {
 		return nil, err
 	}

@@ -141,7 +141,7 @@ func fill(t testing.TB, db *sqlite.DB, n int) {
 			for i := from; i < min(n, from+10_000); i++ {
 				rec.ID, rec.CreatedAt = fmt.Sprintf("r%09d", i), promise.Time(1_000+i/3)
 				rec.Machine = []string{"cpu", "gpu", "gpu-a100"}[i%3]
-				b, err := store.Encode(rec)
+				b, err := store.Encode(&rec)
 				if err != nil {
 					return err
 				}

@@ -133,13 +133,13 @@ type row struct {
 // rowsOf prepares writes, so that the writer has less to do.
 func rowsOf(writes []store.Write) ([]row, error) {
 	rows := make([]row, len(writes))
-	for i, w := range writes {
-		rec := store.Clone(w.Record)
-		rows[i] = row{Record: &rec, check: w.Check}
-		if w.Check {
+	for i := range writes {
+		rec := store.Clone(writes[i].Record)
+		rows[i] = row{Record: &rec, check: writes[i].Check}
+		if rows[i].check {
 			continue
 		}
-		b, err := store.Encode(rec)
+		b, err := store.Encode(&rec)
 		if err != nil {
 			return nil, err
 		}
@@ -201,6 +201,13 @@ func put(c *sqlite.Conn, r row) (int64, error) {
 			VALUES (?, 1, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING`,
 			r.ID, r.Machine, r.Owner, int64(r.CreatedAt), int64(r.State),
 			int64(r.DueAt), int64(r.SettledAt), r.encoded)
+	}
+	if r.State == promise.Pending { // most leave the due time as it was: that index need not be touched
+		n, err := c.Exec(`UPDATE promise SET rev = ?, record = ? WHERE id = ? AND rev = ? AND state = ? AND due_at = ?`,
+			int64(r.Rev), r.encoded, r.ID, int64(r.Rev-1), int64(promise.Pending), int64(r.DueAt))
+		if n > 0 || err != nil {
+			return n, err
+		}
 	}
 	return c.Exec(`UPDATE promise SET rev = ?, state = ?, due_at = ?, settled_at = ?, record = ?
 		WHERE id = ? AND rev = ?`,
