@@ -117,6 +117,7 @@ var rules = map[string]rule{
 	"functions/status/read":     {ours: edge},
 	"functions/sweeper/sweep":   {ours: shell},
 
+	"workerd/ahead":  {},
 	"workerd/runner": {others: []string{"golang.org/x/sys"}},
 	"workerd/worker": {
 		ours:   append([]string{"workerd/runner"}, edge...),

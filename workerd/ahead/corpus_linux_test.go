@@ -1,0 +1,90 @@
+package ahead_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/txtar"
+)
+
+// environment is what the scripts of the corpus see.
+var environment = []string{"HOME=/nowhere", "PATH=/usr/bin:/bin", "Z=é\xff", "EMPTY=", "EQUALS=a=b", "A=1"}
+
+// same runs a script both ways in the same directory, laid out anew, and wants
+// the same end.
+func same(t *testing.T, a attempt, files map[string]string) {
+	t.Helper()
+	t.Parallel()
+	a.dir = filepath.Join(t.TempDir(), "work")
+	var ends []end
+	for _, run := range []func(*testing.T) end{a.bare, a.parked} {
+		lay(t, a.dir, files)
+		ends = append(ends, run(t))
+	}
+	if ends[0] != ends[1] {
+		t.Errorf("bare:\n%s\nparked:\n%s", ends[0], ends[1])
+	}
+}
+
+func lay(t *testing.T, dir string, files map[string]string) {
+	t.Helper()
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range files {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func (e end) String() string {
+	return fmt.Sprintf("stdout: %s\nstderr: %s\nwait status: %#x", e.stdout, e.stderr, uint32(e.status))
+}
+
+// TestCorpus wants each script of the corpus to end the same, byte for byte,
+// whether its interpreter was parked or not; by every Python of this machine,
+// alone and with what is installed and lies beside the script.
+func TestCorpus(t *testing.T) {
+	corpus, err := txtar.ParseFile("testdata/corpus.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(corpus.Files) < 100 {
+		t.Fatalf("%d scripts", len(corpus.Files))
+	}
+	everyPython(t, func(t *testing.T, a attempt) {
+		for _, f := range corpus.Files {
+			t.Run(strings.TrimSuffix(f.Name, ".py"), func(t *testing.T) {
+				a := a
+				a.name, a.args, a.stdin = f.Name, []string{"one", "", "t w\nö\xff"}, "first\nsecond\nthird\n"
+				same(t, a, map[string]string{f.Name: string(f.Data), "helper.py": "print('helped')\n"})
+			})
+		}
+	})
+}
+
+// everyPython runs a test for the commands of the runtimes python and
+// python-env.
+func everyPython(t *testing.T, test func(*testing.T, attempt)) {
+	all := pythons(t)
+	if testing.Short() {
+		all = all[:1]
+	}
+	for _, python := range all {
+		for _, flags := range [][]string{{"-I", "-S"}, {"-s", "-E"}} {
+			command := append([]string{python}, flags...)
+			program := compiled(t, command)
+			t.Run(strings.Join(command, " "), func(t *testing.T) {
+				test(t, attempt{command: command, program: program, name: "s.py", env: environment})
+			})
+		}
+	}
+}
