@@ -102,6 +102,7 @@ func newStage(t *testing.T, idle bool) *stage {
 	w, err := worker.New(worker.Config{
 		Engine: works.Engine, Roster: works.Store, Machine: "cpu", Slots: 1, Name: "w", Lease: cloud.Lease,
 		Runner: script{}, Runtimes: map[string][]string{"python": {"python3"}},
+		AnnounceGap: time.Hour, // presence is billed to an idle worker
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -64,7 +64,7 @@ func (p plainBodies) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // patience is how long an emulator may take to start, on a busy machine.
-const patience = 60 * time.Second
+const patience = 2 * time.Minute
 
 // An emulator is a program that may be running.
 type emulator struct {

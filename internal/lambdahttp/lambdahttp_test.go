@@ -99,6 +99,21 @@ func TestRequests(t *testing.T) {
 	}
 }
 
+// An HTTP API decodes the path: what looks like a query or an escape there is a
+// name's.
+func TestDecodedPath(t *testing.T) {
+	const path = "/v1/promises/p/artifacts/a ?b%20.txt"
+	event := bytes.Replace(eventFile(t, "http-jwt"), []byte(`"rawPath": "/v1/promises"`), []byte(`"rawPath": "`+path+`"`), 1)
+	h := New(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != path || r.URL.RawQuery != "" {
+			t.Errorf("path %q, query %q", r.URL.Path, r.URL.RawQuery)
+		}
+	}), slog.New(slog.DiscardHandler))
+	if _, err := h.Invoke(t.Context(), event); err != nil {
+		t.Error(err)
+	}
+}
+
 // Whoever is not known may do nothing.
 func TestNobody(t *testing.T) {
 	r := invoke(t, t.Context(), "http-open", (&api.Service{Owner: Owner}).Handle(func(*api.Request) (api.Answer, error) {

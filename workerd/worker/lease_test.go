@@ -348,7 +348,11 @@ func TestSuspendedForTooLong(t *testing.T) {
 // A claim whose answers are lost for long is extended before the script runs.
 func TestOldClaimIsExtendedFirst(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
-		c := w.hire("w1", lasting(time.Minute, 0), nil)
+		var left time.Duration // of the lease, when the script starts
+		c := w.hire("w1", func(ctx context.Context, job runner.Job) runner.Result {
+			left = time.Until(w.get("a").Task.LeaseEnd.Std())
+			return lasting(time.Minute, 0)(ctx, job)
+		}, nil)
 		claims := 0
 		c.host.store.loseAnswer(func(next promise.Record) bool {
 			if claims++; claims == 1 {
@@ -362,6 +366,9 @@ func TestOldClaimIsExtendedFirst(t *testing.T) {
 		rec := w.settled("a", 3*time.Minute)
 		if rec.Attempt != 1 || rec.State != promise.Resolved {
 			t.Errorf("state %s after %d attempts", rec.State, rec.Attempt)
+		}
+		if left < 29*time.Second {
+			t.Errorf("the script started with %v of a lease of 30 s left", left)
 		}
 	})
 }
