@@ -14,6 +14,7 @@ help: ## Print this list
 .PHONY: build
 build: ## Build the commands into bin/
 	go build -o bin/ ./cmd/modulate ./workerd
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/modulate-keeper
 
 .PHONY: check
 check: lint ## The gate: lint, and the short tests with -race

@@ -117,8 +117,10 @@ var rules = map[string]rule{
 	"functions/status/read":     {ours: edge},
 	"functions/sweeper/sweep":   {ours: shell},
 
-	"workerd/ahead":  {},
-	"workerd/runner": {others: []string{"golang.org/x/sys"}},
+	"workerd/ahead":       {},
+	"workerd/keeper":      {others: []string{"golang.org/x/sys"}}, // no more: it is a process per script
+	"cmd/modulate-keeper": {ours: []string{"workerd/keeper"}},
+	"workerd/runner":      {ours: []string{"workerd/keeper"}, others: []string{"golang.org/x/sys"}},
 	"workerd/worker": {
 		ours:   append([]string{"workerd/runner"}, edge...),
 		others: []string{"golang.org/x/sys", "github.com/oklog/ulid/v2"},

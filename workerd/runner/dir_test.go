@@ -14,8 +14,8 @@ import (
 	"modulate/workerd/runner"
 )
 
-// TestSurroundings runs a script that tells all that it sees.
-func TestSurroundings(t *testing.T) {
+// Surroundings runs a script that tells all that it sees.
+func (s suite) Surroundings(t *testing.T) {
 	const script = `
 import os, stat
 root = os.path.dirname(os.getcwd())
@@ -32,7 +32,7 @@ print('env', env)
 print('leads', os.getsid(0) == os.getpgid(0) == os.getpid())
 print('blocking', [os.get_blocking(fd) for fd in (0, 1, 2)])
 `
-	r := run(t, job(python, script, func(j *runner.Job) {
+	r := s.run(t, job(python, script, func(j *runner.Job) {
 		j.Files = []runner.File{{Name: "data.csv", Open: text("1,2")}}
 		j.Env = []string{"A=1", "MODULATE_ID=x", "EMPTY=", "MODULATE_OUTPUT=/elsewhere"}
 	}))
@@ -49,7 +49,7 @@ blocking [True, True, True]
 	if r.out != want {
 		t.Errorf("got\n%swant\n%s", r.out, want)
 	}
-	r = run(t, job("env", "", func(j *runner.Job) {
+	r = s.run(t, job("env", "", func(j *runner.Job) {
 		j.Command = []string{"env", "-u", "MODULATE_OUTPUT", "sh"}
 		j.Script = text("env")
 		j.Env = []string{"HOME=/h", "PATH=/bin:/usr/bin", "TMPDIR=/t"}
@@ -64,37 +64,37 @@ blocking [True, True, True]
 	}
 }
 
-func TestBadNames(t *testing.T) {
+func (s suite) BadNames(t *testing.T) {
 	file := func(name string) runner.File { return runner.File{Name: name, Open: text("x")} }
 	long := strings.Repeat("x", 256)
 	for _, name := range []string{"", ".", "..", "a/b", "/etc/passwd", "../x", "a\nb", "a\x00b", "a\x1bb", "\xff", long} {
-		if r := run(t, job("sh", "", func(j *runner.Job) { j.Name = name })); r.End != runner.Failed || !strings.Contains(fmt.Sprint(r.Err), fmt.Sprintf("script %q", name)) {
+		if r := s.run(t, job("sh", "", func(j *runner.Job) { j.Name = name })); r.End != runner.Failed || !strings.Contains(fmt.Sprint(r.Err), fmt.Sprintf("script %q", name)) {
 			t.Errorf("script %q: %+v", name, r.Result)
 		}
-		if r := run(t, job("sh", "", func(j *runner.Job) { j.Files = []runner.File{file(name)} })); r.End != runner.Failed || !strings.Contains(fmt.Sprint(r.Err), fmt.Sprintf("input file %q", name)) {
+		if r := s.run(t, job("sh", "", func(j *runner.Job) { j.Files = []runner.File{file(name)} })); r.End != runner.Failed || !strings.Contains(fmt.Sprint(r.Err), fmt.Sprintf("input file %q", name)) {
 			t.Errorf("file %q: %+v", name, r.Result)
 		}
 	}
 	for _, files := range [][]runner.File{{file("script")}, {file("a"), file("a")}} {
-		if r := run(t, job("sh", "", func(j *runner.Job) { j.Files = files })); r.End != runner.Failed || r.Err == nil {
+		if r := s.run(t, job("sh", "", func(j *runner.Job) { j.Files = files })); r.End != runner.Failed || r.Err == nil {
 			t.Errorf("clash: %+v", r.Result)
 		}
 	}
 	for _, name := range []string{"-c", "a b", "ü.py", "...", "x" + long[:254]} {
-		r := run(t, job("sh", "echo $0", func(j *runner.Job) { j.Name = name }))
+		r := s.run(t, job("sh", "echo $0", func(j *runner.Job) { j.Name = name }))
 		if good(t, r); strings.TrimPrefix(r.out, "./") != name+"\n" {
 			t.Errorf("script %q says %q", name, r.out)
 		}
 	}
 }
 
-func TestFetchFails(t *testing.T) {
+func (s suite) FetchFails(t *testing.T) {
 	away := errors.New("the store is away")
-	r := run(t, job("sh", "", func(j *runner.Job) { j.Script = func() (io.ReadCloser, error) { return nil, away } }))
+	r := s.run(t, job("sh", "", func(j *runner.Job) { j.Script = func() (io.ReadCloser, error) { return nil, away } }))
 	if r.End != runner.Failed || !errors.Is(r.Err, away) {
 		t.Errorf("%+v", r.Result)
 	}
-	r = run(t, job("sh", "", func(j *runner.Job) {
+	r = s.run(t, job("sh", "", func(j *runner.Job) {
 		j.Files = []runner.File{{Name: "f", Open: j.Script}, {Name: "g", Open: failing(away)}}
 	}))
 	if r.End != runner.Failed || !errors.Is(r.Err, away) || !strings.Contains(r.Err.Error(), `input file "g"`) {
@@ -111,8 +111,8 @@ func failing(err error) func() (io.ReadCloser, error) {
 	}
 }
 
-// TestCollect collects from what scripts made of their output directory.
-func TestCollect(t *testing.T) {
+// Collect collects from what scripts made of their output directory.
+func (s suite) Collect(t *testing.T) {
 	secret := filepath.Join(t.TempDir(), "secret")
 	if err := os.WriteFile(secret, []byte("secret"), 0o600); err != nil {
 		t.Fatal(err)
@@ -145,7 +145,7 @@ func TestCollect(t *testing.T) {
 		"nil function": {"", nil, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := run(t, job("bash", c.script, func(j *runner.Job) { j.Collect = c.collect }))
+			r := s.run(t, job("bash", c.script, func(j *runner.Job) { j.Collect = c.collect }))
 			if r.End != runner.Exited || (c.want == "") != (r.Err == nil) || !strings.Contains(fmt.Sprint(r.Err), c.want) {
 				t.Errorf("%+v, want %q", r.Result, c.want)
 			}
@@ -156,9 +156,9 @@ func TestCollect(t *testing.T) {
 	}
 }
 
-// TestRemoved checks that the job's directory goes whatever is in it, and that
+// Removed checks that the job's directory goes whatever is in it, and that
 // nothing beyond a link goes with it. run fails when anything is left.
-func TestRemoved(t *testing.T) {
+func (s suite) Removed(t *testing.T) {
 	outside := t.TempDir()
 	if err := os.WriteFile(filepath.Join(outside, "keep"), nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -177,7 +177,7 @@ func TestRemoved(t *testing.T) {
 			go func() {
 				defer close(done)
 				loseRights(t)
-				good(t, run(t, job("bash", script)))
+				good(t, s.run(t, job("bash", script)))
 			}()
 			<-done
 		})

@@ -62,7 +62,7 @@ func (e Exec) execute(ctx context.Context, job Job, dir jobDir) Result {
 	if ctx.Err() != nil || closed(job.Now) {
 		return Result{End: Killed}
 	}
-	cmd, err := e.command(job, dir)
+	cmd, err := plan(job, dir, e.Path)
 	if err != nil {
 		return failed(err)
 	}
@@ -81,10 +81,7 @@ func (e Exec) execute(ctx context.Context, job Job, dir jobDir) Result {
 	})
 	if err != nil {
 		std.abandon()
-		if len(job.Command) == 0 && errors.Is(err, syscall.ENOEXEC) {
-			return Result{Code: CodeNotExecutable, Err: fmt.Errorf("%s is %w", job.Name, ErrNotExecutable)}
-		}
-		return failed(fmt.Errorf("starting %s: %w", cmd.argv[0], err))
+		return notStarted(job, cmd, err)
 	}
 	errStreams := std.end()
 	var input *inputError
@@ -113,6 +110,14 @@ func attend(ctx context.Context, job Job, cmd command, begun func(error)) (*proc
 
 func failed(err error) Result { return Result{End: Failed, Err: err} }
 
+// notStarted is the result of a job whose process could not be started.
+func notStarted(job Job, cmd command, err error) Result {
+	if len(job.Command) == 0 && errors.Is(err, syscall.ENOEXEC) {
+		return Result{Code: CodeNotExecutable, Err: fmt.Errorf("%s is %w", job.Name, ErrNotExecutable)}
+	}
+	return failed(fmt.Errorf("starting %s: %w", cmd.argv[0], err))
+}
+
 // An inputError ends a script that cannot be given its whole input.
 type inputError struct{ err error }
 
@@ -130,7 +135,8 @@ type command struct {
 	files  []uintptr
 }
 
-func (e Exec) command(job Job, dir jobDir) (command, error) {
+// plan is what a job is started from in dir; path is its PATH.
+func plan(job Job, dir jobDir, path string) (command, error) {
 	script := job.Name
 	if len(job.Command) == 0 || strings.HasPrefix(script, "-") {
 		script = "./" + script // never looked up, never a flag
@@ -145,7 +151,7 @@ func (e Exec) command(job Job, dir jobDir) (command, error) {
 		}
 		c.path = path
 	}
-	c.env = environ(job.Env, c.marker, []string{"HOME=" + dir.work(), "PATH=" + e.path(), "TMPDIR=" + dir.work()})
+	c.env = environ(job.Env, c.marker, []string{"HOME=" + dir.work(), "PATH=" + cmp.Or(path, DefaultPath), "TMPDIR=" + dir.work()})
 	return c, nil
 }
 
@@ -173,13 +179,6 @@ func environ(given []string, marker string, defaults []string) []string {
 		}
 	}
 	return env
-}
-
-func (e Exec) path() string {
-	if e.Path != "" {
-		return e.Path
-	}
-	return DefaultPath
 }
 
 // fork starts the process. A script that was just written may be held open

@@ -21,15 +21,59 @@ import (
 	"modulate/workerd/runner"
 )
 
-// TestMain runs this binary as a worker of its own, where a test asks for one
-// that it can kill.
+// TestMain runs this binary as a keeper, or as a worker of its own, where a
+// test asks for one that it can kill.
 func TestMain(m *testing.M) {
+	keep()
 	if dir := os.Getenv("RUNNER_WORKER"); dir != "" {
-		runner.Exec{Dir: dir}.Run(context.Background(), job("sh", "echo $$; exec sleep 600", func(j *runner.Job) { j.Stdout = os.Stdout }))
+		kind, noted := strings.CutPrefix(os.Getenv("RUNNER_KIND"), "noted ")
+		exe, _ := suites[kind].open(dir, filepath.Join(dir, "spool"))
+		exe.Run(context.Background(), job("sh", me+"me; exec sleep 600", func(j *runner.Job) {
+			if j.Stdout = os.Stdout; noted {
+				j.Note = []byte("note")
+			}
+		}))
 		os.Exit(1)
 	}
 	goleak.VerifyTestMain(m)
 }
+
+// A suite is run over each kind of runner. open makes one that makes its jobs'
+// directories in dir and whatever else it needs in spool; end ends it.
+type suite struct {
+	open func(dir, spool string) (r runner.Runner, end func() error)
+}
+
+var execSuite = suite{func(dir, _ string) (runner.Runner, func() error) {
+	return runner.Exec{Dir: dir}, func() error { return nil }
+}}
+
+// TestSuite runs every test of the suite over every kind of runner.
+func TestSuite(t *testing.T) {
+	for kind, s := range suites {
+		t.Run(kind, func(t *testing.T) {
+			for name, test := range s.tests() {
+				t.Run(name, test)
+			}
+		})
+	}
+}
+
+// portable are the tests for every system.
+func (s suite) portable() map[string]func(*testing.T) {
+	return map[string]func(*testing.T){
+		"ExactBytes": s.ExactBytes, "Ends": s.Ends, "Timeout": s.Timeout, "GraceThenKill": s.GraceThenKill,
+		"StoppedScript": s.StoppedScript, "Cancel": s.Cancel, "NowDuringGrace": s.NowDuringGrace, "Now": s.Now,
+		"CancelBeforeStart": s.CancelBeforeStart, "Usage": s.Usage, "NotInstalled": s.NotInstalled, "NotExecutable": s.NotExecutable,
+		"ThousandRuns": s.ThousandRuns, "Surroundings": s.Surroundings, "BadNames": s.BadNames, "FetchFails": s.FetchFails,
+		"Collect": s.Collect, "Removed": s.Removed, "Flood": s.Flood, "WriterFails": s.WriterFails, "Stdin": s.Stdin,
+		"StdinFails": s.StdinFails, "StdinHangs": s.StdinHangs,
+	}
+}
+
+// me defines a shell function that prints the number which the shell has for
+// the host, whatever its own pid namespace says.
+const me = "me() { read -r pid rest </proc/self/stat; echo $pid; }; "
 
 // python stands for the standard Python runtime in the commands of [job].
 const python = "python"
@@ -72,14 +116,15 @@ type ran struct {
 }
 
 // run runs a job in a directory of its own, which must be empty again.
-func run(t *testing.T, j runner.Job) ran {
+func (s suite) run(t *testing.T, j runner.Job) ran {
 	t.Helper()
-	return runIn(t, t.Context(), j)
+	return s.runIn(t, t.Context(), j)
 }
 
-func runIn(t *testing.T, ctx context.Context, j runner.Job) (r ran) {
+func (s suite) runIn(t *testing.T, ctx context.Context, j runner.Job) (r ran) {
 	t.Helper()
-	exe := runner.Exec{Dir: t.TempDir()}
+	dir, spool := t.TempDir(), t.TempDir()
+	exe, end := s.open(dir, spool)
 	var out, errs bytes.Buffer
 	if j.Stdout == nil {
 		j.Stdout = &out
@@ -90,7 +135,10 @@ func runIn(t *testing.T, ctx context.Context, j runner.Job) (r ran) {
 	begin := time.Now()
 	r.Result = exe.Run(ctx, j)
 	r.took, r.out, r.errs = time.Since(begin), out.String(), errs.String()
-	if left := names(t, exe.Dir); len(left) != 0 {
+	if err := end(); err != nil {
+		t.Error(err)
+	}
+	if left := append(names(t, dir), names(t, spool)...); len(left) != 0 {
 		t.Errorf("left behind: %q", left)
 	}
 	return r
@@ -116,7 +164,7 @@ func good(t *testing.T, r ran) {
 	}
 }
 
-func TestExactBytes(t *testing.T) {
+func (s suite) ExactBytes(t *testing.T) {
 	const script = `
 import sys
 data = bytes(range(256)) * 1000
@@ -124,7 +172,7 @@ sys.stdout.buffer.write(data)
 sys.stderr.buffer.write(data[::-1] + sys.stdin.buffer.read())
 print(sys.argv[1:], end='')`
 	stdin := "\x00\xff\r\n"
-	r := run(t, job(python, script, func(j *runner.Job) {
+	r := s.run(t, job(python, script, func(j *runner.Job) {
 		j.Args = []string{"a b", "", "-c", "ü"}
 		j.Stdin = strings.NewReader(stdin)
 	}))
@@ -144,7 +192,7 @@ print(sys.argv[1:], end='')`
 	}
 }
 
-func TestEnds(t *testing.T) {
+func (s suite) Ends(t *testing.T) {
 	for script, want := range map[string]runner.Result{
 		"exit 0":          {End: runner.Exited},
 		"exit 3":          {End: runner.Exited, Code: 3},
@@ -156,7 +204,7 @@ func TestEnds(t *testing.T) {
 		"kill -KILL 0; :": {End: runner.Signalled, Signal: syscall.SIGKILL},
 	} {
 		t.Run(script, func(t *testing.T) {
-			r := run(t, job("sh", script))
+			r := s.run(t, job("sh", script))
 			if r.End != want.End || r.Code != want.Code || r.Signal != want.Signal || r.Err != nil {
 				t.Errorf("%+v, want %+v", r.Result, want)
 			}
@@ -167,17 +215,17 @@ func TestEnds(t *testing.T) {
 // started is a Timeout by which a shell is surely up.
 const started = 2 * time.Second
 
-func TestTimeout(t *testing.T) {
+func (s suite) Timeout(t *testing.T) {
 	t.Parallel()
-	r := run(t, job("sh", `trap 'echo term; exit 0' TERM; echo up; sleep 600 & wait`, func(j *runner.Job) { j.Timeout = started }))
+	r := s.run(t, job("sh", `trap 'echo term; exit 0' TERM; echo up; sleep 600 & wait`, func(j *runner.Job) { j.Timeout = started }))
 	if r.End != runner.TimedOut || r.out != "up\nterm\n" || r.Wall < started || r.took > 9*time.Second {
 		t.Errorf("%+v, stdout %q, took %v", r.Result, r.out, r.took)
 	}
 }
 
-func TestGraceThenKill(t *testing.T) {
+func (s suite) GraceThenKill(t *testing.T) {
 	t.Parallel()
-	r := run(t, job("sh", `trap '' TERM; sleep 600 & sleep 600 & wait; wait; wait; sleep 600`, func(j *runner.Job) {
+	r := s.run(t, job("sh", `trap '' TERM; sleep 600 & sleep 600 & wait; wait; wait; sleep 600`, func(j *runner.Job) {
 		j.Timeout, j.Grace = started, 100*time.Millisecond
 	}))
 	if r.End != runner.TimedOut || r.Wall < started+100*time.Millisecond || r.took > 9*time.Second {
@@ -186,9 +234,9 @@ func TestGraceThenKill(t *testing.T) {
 }
 
 // A script that is stopped still gets its SIGTERM.
-func TestStoppedScript(t *testing.T) {
+func (s suite) StoppedScript(t *testing.T) {
 	t.Parallel()
-	r := run(t, job("sh", `trap 'echo term; exit 0' TERM; kill -STOP $$; sleep 600 & wait`, func(j *runner.Job) { j.Timeout = started }))
+	r := s.run(t, job("sh", `trap 'echo term; exit 0' TERM; kill -STOP $$; sleep 600 & wait`, func(j *runner.Job) { j.Timeout = started }))
 	if r.End != runner.TimedOut || r.out != "term\n" {
 		t.Errorf("%+v, stdout %q", r.Result, r.out)
 	}
@@ -206,7 +254,7 @@ func (w *signalWriter) Write(p []byte) (int, error) {
 	return w.Buffer.Write(p)
 }
 
-func TestCancel(t *testing.T) {
+func (s suite) Cancel(t *testing.T) {
 	for name, c := range map[string]struct {
 		cause error
 		want  string
@@ -218,7 +266,7 @@ func TestCancel(t *testing.T) {
 			ctx, cancel := context.WithCancelCause(t.Context())
 			out := &signalWriter{f: func() { cancel(c.cause) }}
 			collected := false
-			r := runIn(t, ctx, job("sh", `trap 'echo term; exit 0' TERM; echo up; sleep 600 & wait`, func(j *runner.Job) {
+			r := s.runIn(t, ctx, job("sh", `trap 'echo term; exit 0' TERM; echo up; sleep 600 & wait`, func(j *runner.Job) {
 				j.Stdout = out
 				j.Collect = func(context.Context, *os.Root) error { collected = true; return nil }
 			}))
@@ -233,7 +281,7 @@ func TestCancel(t *testing.T) {
 }
 
 // ErrNow cuts the grace of a run that had timed out short.
-func TestNowDuringGrace(t *testing.T) {
+func (s suite) NowDuringGrace(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
@@ -244,7 +292,7 @@ func TestNowDuringGrace(t *testing.T) {
 		}
 		return len(p), nil
 	})
-	r := runIn(t, ctx, job("sh", `trap 'echo term' TERM; echo up; while :; do sleep 0.01; done`, func(j *runner.Job) {
+	r := s.runIn(t, ctx, job("sh", `trap 'echo term' TERM; echo up; while :; do sleep 0.01; done`, func(j *runner.Job) {
 		j.Timeout, j.Stdout = started, out
 	}))
 	if r.End != runner.TimedOut || r.took > 9*time.Second {
@@ -254,7 +302,7 @@ func TestNowDuringGrace(t *testing.T) {
 
 // Now alone kills without grace, and cuts short the grace of a script that was
 // cancelled or has timed out.
-func TestNow(t *testing.T) {
+func (s suite) Now(t *testing.T) {
 	for name, c := range map[string]struct {
 		timeout time.Duration
 		cancel  bool
@@ -281,7 +329,7 @@ func TestNow(t *testing.T) {
 				}
 				return len(p), nil
 			})
-			r := runIn(t, ctx, job("sh", `trap 'echo term' TERM; echo up; while :; do sleep 0.01; done`, func(j *runner.Job) {
+			r := s.runIn(t, ctx, job("sh", `trap 'echo term' TERM; echo up; while :; do sleep 0.01; done`, func(j *runner.Job) {
 				j.Timeout, j.Stdout, j.Now = c.timeout, out, now
 			}))
 			if r.End != c.want || n != c.at || r.took > 9*time.Second {
@@ -295,15 +343,15 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-func TestCancelBeforeStart(t *testing.T) {
+func (s suite) CancelBeforeStart(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ran := filepath.Join(t.TempDir(), "ran")
 	j := job("sh", "touch "+ran)
 	j.Files = []runner.File{{Name: "data", Open: func() (io.ReadCloser, error) { cancel(); return text("x")() }}}
-	if r := runIn(t, ctx, j); r.End != runner.Killed {
+	if r := s.runIn(t, ctx, j); r.End != runner.Killed {
 		t.Errorf("cancelled while its input is fetched: %+v", r.Result)
 	}
-	if r := runIn(t, ctx, job("sh", "touch "+ran)); r.End != runner.Killed {
+	if r := s.runIn(t, ctx, job("sh", "touch "+ran)); r.End != runner.Killed {
 		t.Errorf("cancelled before: %+v", r.Result)
 	}
 	if _, err := os.Stat(ran); err == nil {
@@ -311,14 +359,14 @@ func TestCancelBeforeStart(t *testing.T) {
 	}
 }
 
-func TestUsage(t *testing.T) {
+func (s suite) Usage(t *testing.T) {
 	const script = `
 import time
 x = bytearray(128 << 20)
 for i in range(0, len(x), 4096): x[i] = 1
 end = time.process_time() + 0.1
 while time.process_time() < end: pass`
-	r := run(t, job(python, script))
+	r := s.run(t, job(python, script))
 	good(t, r)
 	if r.CPU < 100*time.Millisecond || r.Wall < r.CPU/2 || r.Wall > r.took {
 		t.Errorf("cpu %v, wall %v, of %v", r.CPU, r.Wall, r.took)
@@ -328,20 +376,20 @@ while time.process_time() < end: pass`
 	}
 }
 
-func TestNotInstalled(t *testing.T) {
-	r := run(t, job("no-such-interpreter -x", ""))
+func (s suite) NotInstalled(t *testing.T) {
+	r := s.run(t, job("no-such-interpreter -x", ""))
 	if r.End != runner.Failed || !errors.Is(r.Err, runner.ErrNotInstalled) || !strings.Contains(r.Err.Error(), "no-such-interpreter") {
 		t.Errorf("%+v", r.Result)
 	}
-	r = run(t, job("", "#!/no/such/interpreter\n"))
+	r = s.run(t, job("", "#!/no/such/interpreter\n"))
 	if r.End != runner.Failed || r.Err == nil || !strings.Contains(r.Err.Error(), "starting ./script") {
 		t.Errorf("a binary's interpreter: %+v", r.Result)
 	}
 }
 
-func TestNotExecutable(t *testing.T) {
+func (s suite) NotExecutable(t *testing.T) {
 	for _, script := range []string{"", "echo no #! line\n", "\x7fELF nonsense"} {
-		r := run(t, job("", script, func(j *runner.Job) {
+		r := s.run(t, job("", script, func(j *runner.Job) {
 			j.Collect = func(context.Context, *os.Root) error { return errors.New("collected") }
 		}))
 		if r.End != runner.Exited || r.Code != 126 || !errors.Is(r.Err, runner.ErrNotExecutable) || strings.Contains(r.Err.Error(), "collected") {
@@ -352,11 +400,11 @@ func TestNotExecutable(t *testing.T) {
 
 // A thousand runs, eight at a time, of freshly written executables: none fails
 // because another run's fork holds its script open, and nothing piles up.
-func TestThousandRuns(t *testing.T) {
-	dir := t.TempDir()
-	exe := runner.Exec{Dir: dir}
-	exe.Run(t.Context(), job("", "#!/bin/sh\n")) // what the first run opens for good is not a leak
+func (s suite) ThousandRuns(t *testing.T) {
+	s.run(t, job("", "#!/bin/sh\n")) // what the first run opens for good is not a leak
 	fds, goroutines := openFiles(t), runtime.NumGoroutine()
+	dir, spool := t.TempDir(), t.TempDir()
+	exe, end := s.open(dir, spool)
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
@@ -372,7 +420,10 @@ func TestThousandRuns(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if left := names(t, dir); len(left) != 0 {
+	if err := end(); err != nil {
+		t.Error(err)
+	}
+	if left := append(names(t, dir), names(t, spool)...); len(left) != 0 {
 		t.Errorf("%d directories left, such as %s", len(left), left[0])
 	}
 	if now := openFiles(t); now > fds {

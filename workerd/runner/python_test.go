@@ -29,7 +29,7 @@ func TestPython(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := run(t, job("", "import sys; print(sys.executable)", func(j *runner.Job) { j.Command = []string{real, "-I", "-S"} }))
+	r := execSuite.run(t, job("", "import sys; print(sys.executable)", func(j *runner.Job) { j.Command = []string{real, "-I", "-S"} }))
 	if good(t, r); r.out != real+"\n" {
 		t.Errorf("%s says that it is %q", real, r.out)
 	}
@@ -74,7 +74,7 @@ func TestRuntimes(t *testing.T) {
 	if len(got) != len(want) {
 		t.Errorf("%d runtimes, want %d", len(got), len(want))
 	}
-	r := run(t, job("", "", func(j *runner.Job) { j.Command = got["deno"] }))
+	r := execSuite.run(t, job("", "", func(j *runner.Job) { j.Command = got["deno"] }))
 	if r.End != runner.Failed || !errors.Is(r.Err, runner.ErrNotInstalled) || !strings.Contains(r.Err.Error(), "deno") {
 		t.Errorf("%+v", r.Result)
 	}
@@ -89,7 +89,7 @@ func TestRuntimes(t *testing.T) {
 func TestPythonPaths(t *testing.T) {
 	runtimes := runner.Runtimes(nil)
 	for name, want := range map[string]string{"python": "alone\n", "python-env": "helped\n"} {
-		r := run(t, job("", `
+		r := execSuite.run(t, job("", `
 try:
     import helper
     print('helped')

@@ -30,7 +30,7 @@ func loseRights(t *testing.T) {
 
 // A script gets its three streams and nothing else of what the worker has
 // open, not even what the worker inherited without close-on-exec.
-func TestDescriptors(t *testing.T) {
+func (s suite) Descriptors(t *testing.T) {
 	fd, err := syscall.Dup(2)
 	if err != nil {
 		t.Fatal(err)
@@ -41,7 +41,7 @@ func TestDescriptors(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	r := run(t, job("sh", "ls /proc/self/fd", func(j *runner.Job) { j.Stdin = strings.NewReader("") }))
+	r := s.run(t, job("sh", "ls /proc/self/fd", func(j *runner.Job) { j.Stdin = strings.NewReader("") }))
 	good(t, r)
 	if got := strings.Fields(r.out); !slices.Equal(got, []string{"0", "1", "2", "3"}) { // 3 is the listing itself
 		t.Errorf("open are %q", got)

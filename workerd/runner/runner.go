@@ -34,6 +34,17 @@ type Job struct {
 	// nothing that the script planted. It is not called for a script that was
 	// Killed, Failed or no executable. nil: nothing is collected.
 	Collect func(ctx context.Context, output *os.Root) error
+
+	// Note is what another process needs to know to go on with the job when
+	// this one is gone: see [Adopter]. It is on the disk before the script
+	// starts. Empty: the script dies with this process.
+	Note []byte
+	// Lease is until when the script may run, where its runner can enforce
+	// that without this process. nil: it may as long as this process is there.
+	Lease *Lease
+	// Leave, once closed, has Run return at once and leave the script to
+	// whoever adopts it; only for a job with a Note. nil: it never does.
+	Leave <-chan struct{}
 }
 
 // DefaultGrace is the Grace of a Job that says none.
@@ -56,6 +67,8 @@ const (
 	TimedOut             // by Job.Timeout
 	Killed               // because ctx was cancelled
 	Failed               // it could not be run at all: Result.Err says why
+	Lost                 // what kept it died, and the script with it
+	Left                 // it goes on without this process: Job.Leave
 )
 
 // A Result is how a run ended and what it used.
@@ -67,6 +80,11 @@ type Result struct {
 	CPU    time.Duration // user and system, of the script and the children it waited for
 	MaxRSS int64         // bytes, the largest single process; on Linux no less than the worker's own (exec inherits it)
 	Err    error         // when Failed; else what went wrong beside: an output that was not taken, collecting, removing
+
+	// Forget is called once what became of the job is known for good, or
+	// stands where another process finds it: until then the job can be
+	// adopted. nil: nothing is kept of it.
+	Forget func() error
 }
 
 // ErrNotInstalled, in a Result that Failed, says that this machine lacks the
@@ -81,6 +99,9 @@ var ErrNotExecutable = errors.New("not an executable of this machine")
 // Shell Command Language, 2.8.2).
 const CodeNotExecutable = 126
 
+// ErrLease, in a Result that was Killed, says that nobody extended its lease.
+var ErrLease = errors.New("the lease was not extended in time")
+
 // ErrNow as the cause of a cancelled context kills without grace.
 var ErrNow = errors.New("kill at once")
 
@@ -88,8 +109,29 @@ var ErrNow = errors.New("kill at once")
 //
 // When ctx is cancelled the script is killed: SIGTERM, Job.Grace, SIGKILL; at
 // once where context.Cause(ctx) is [ErrNow], and from then on when Job.Now is
-// closed, which alone suffices once the script has been laid out. Run returns when every process
-// that the script started is dead and its directory is gone.
+// closed, which alone suffices once the script has been laid out. Run returns
+// when every process that the script started is dead and its directory is gone;
+// with a Result.Forget the directory stays until that is called.
 type Runner interface {
 	Run(ctx context.Context, job Job) Result
+}
+
+// An Adopter is a Runner whose jobs outlive the process that started them.
+type Adopter interface {
+	Runner
+	// Adopt returns the jobs that processes which are gone have left, once.
+	Adopt() ([]Orphan, error)
+}
+
+// An Orphan is a job whose process is gone.
+type Orphan interface {
+	// Note is the Job's.
+	Note() []byte
+	// Stdin is how much of its stdin the script got, and whether it wants the
+	// rest.
+	Stdin() (size uint64, more bool)
+	// Resume is Run for what is left of the job, of which Stdout, Stderr,
+	// Stdin, Now, Collect, Lease and Leave count. Both outputs are written from
+	// their first byte on. The result is Lost where the job died meanwhile.
+	Resume(ctx context.Context, job Job) Result
 }

@@ -22,12 +22,12 @@ func (c *counter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func TestFlood(t *testing.T) {
+func (s suite) Flood(t *testing.T) {
 	const size = 100 << 20
 	var out counter
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	good(t, run(t, job("sh", "head -c "+strconv.Itoa(size)+" /dev/zero", func(j *runner.Job) { j.Stdout = &out })))
+	good(t, s.run(t, job("sh", "head -c "+strconv.Itoa(size)+" /dev/zero", func(j *runner.Job) { j.Stdout = &out })))
 	runtime.ReadMemStats(&after)
 	if out != size {
 		t.Errorf("%d bytes came, want %d", out, size)
@@ -38,9 +38,9 @@ func TestFlood(t *testing.T) {
 }
 
 // A writer that takes no more does not stop the script.
-func TestWriterFails(t *testing.T) {
+func (s suite) WriterFails(t *testing.T) {
 	full := errors.New("full")
-	r := run(t, job("sh", "head -c 1000000 /dev/zero; exit 3", func(j *runner.Job) {
+	r := s.run(t, job("sh", "head -c 1000000 /dev/zero; exit 3", func(j *runner.Job) {
 		j.Stdout = writerFunc(func([]byte) (int, error) { return 0, full })
 	}))
 	if r.End != runner.Exited || r.Code != 3 || !errors.Is(r.Err, full) {
@@ -51,7 +51,7 @@ func TestWriterFails(t *testing.T) {
 // A process that nobody can find keeps the pipe open: it is left behind, and
 // the run ends all the same.
 func TestPipeHeldByStranger(t *testing.T) {
-	r := run(t, job("sh", `env -i setsid sh -c 'env -i setsid sleep 600 & echo $!'; sleep 0.05; echo end`))
+	r := execSuite.run(t, job("sh", `env -i setsid sh -c 'env -i setsid sleep 600 & echo $!'; sleep 0.05; echo end`))
 	good(t, r)
 	pid, rest, _ := strings.Cut(r.out, "\n")
 	if rest != "end\n" || r.took > 9*time.Second {
@@ -66,17 +66,17 @@ func TestPipeHeldByStranger(t *testing.T) {
 	}
 }
 
-func TestStdin(t *testing.T) {
+func (s suite) Stdin(t *testing.T) {
 	endless := iotest.OneByteReader(zeros{})
-	r := run(t, job("sh", "head -c 3 >/dev/null; echo enough", func(j *runner.Job) { j.Stdin = endless }))
+	r := s.run(t, job("sh", "head -c 3 >/dev/null; echo enough", func(j *runner.Job) { j.Stdin = endless }))
 	if good(t, r); r.out != "enough\n" {
 		t.Errorf("stdout %q", r.out)
 	}
-	if r := run(t, job("cat", "", func(j *runner.Job) { j.Args = []string{"-"} })); r.Code != 0 || r.out != "" {
+	if r := s.run(t, job("cat", "", func(j *runner.Job) { j.Args = []string{"-"} })); r.Code != 0 || r.out != "" {
 		t.Errorf("without a stdin: %+v %q", r.Result, r.out)
 	}
 	large := strings.Repeat("0123456789", 100_000)
-	r = run(t, job("sh", "cat", func(j *runner.Job) { j.Stdin = strings.NewReader(large) }))
+	r = s.run(t, job("sh", "cat", func(j *runner.Job) { j.Stdin = strings.NewReader(large) }))
 	if good(t, r); r.out != large {
 		t.Errorf("%d bytes came back of %d", len(r.out), len(large))
 	}
@@ -87,18 +87,18 @@ type zeros struct{}
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
 // A script whose stdin cannot be had whole does not end well.
-func TestStdinFails(t *testing.T) {
+func (s suite) StdinFails(t *testing.T) {
 	broken := errors.New("broken")
 	src := io.MultiReader(strings.NewReader("half"), iotest.ErrReader(broken))
-	r := run(t, job("sh", "cat >/dev/null; echo end", func(j *runner.Job) { j.Stdin = src }))
+	r := s.run(t, job("sh", "cat >/dev/null; echo end", func(j *runner.Job) { j.Stdin = src }))
 	if r.End != runner.Failed || !errors.Is(r.Err, broken) || r.out != "" {
 		t.Errorf("%+v, stdout %q", r.Result, r.out)
 	}
 }
 
 // A source that never answers does not keep a script that has ended.
-func TestStdinHangs(t *testing.T) {
+func (s suite) StdinHangs(t *testing.T) {
 	src, w := io.Pipe()
 	defer w.Close() // lets the reader go
-	good(t, run(t, job("sh", "exit 0", func(j *runner.Job) { j.Stdin = src })))
+	good(t, s.run(t, job("sh", "exit 0", func(j *runner.Job) { j.Stdin = src })))
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"os/exec"
 	"strconv"
@@ -13,18 +14,48 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"modulate/workerd/keeper"
 	"modulate/workerd/runner"
 )
+
+// suites are the kinds of runners of this system.
+var suites = map[string]suite{"exec": execSuite, "kept": {openKept}}
+
+func openKept(dir, spool string) (runner.Runner, func() error) {
+	k, err := runner.OpenKept(runner.KeptConfig{Dir: dir, Spool: spool, Program: os.Args[0], Machine: "cpu"})
+	if err != nil {
+		panic(err)
+	}
+	return k, k.Close
+}
+
+// keep is this binary's life as a keeper.
+func keep() {
+	if keeper.Called(os.Args) {
+		os.Exit(keeper.Main())
+	}
+}
+
+// tests are those of the suite.
+func (s suite) tests() map[string]func(*testing.T) {
+	all := s.portable()
+	maps.Copy(all, map[string]func(*testing.T){
+		"Descriptors": s.Descriptors, "NothingLives": s.NothingLives, "HiddenChild": s.HiddenChild,
+		"Hopper": s.Hopper, "ZombieLeader": s.ZombieLeader, "WorkerKilled": s.WorkerKilled,
+	})
+	return all
+}
 
 // offspring starts every kind of process that may outlive a script and prints
 // their numbers, then "up".
 const offspring = `
 import os, sys, time
+def me(): return os.readlink('/proc/self').encode() + b'\n' # for the host
 def child(*steps):
     r, w = os.pipe()
     if os.fork() == 0:
         for step in steps: step()
-        os.write(w, b'%d\n' % os.getpid())
+        os.write(w, me())
         os.close(w)
         while True: time.sleep(600)
     os.close(w)
@@ -44,11 +75,11 @@ child(lambda: os.setpgid(0, 0))
 child(os.setsid)
 child(os.setsid, again, quiet)
 child(again, os.setsid, again, os.setsid, deaf)
-child(deaf, again, os.setsid, lambda: os.write(1, b'%d\n' % os.getpid()), lambda: os.execvpe('sleep', ['sleep', '600'], os.environ))
+child(deaf, again, os.setsid, lambda: os.write(1, me()), lambda: os.execvpe('sleep', ['sleep', '600'], os.environ))
 `
 
-// TestNothingLives checks the tree however the script ends.
-func TestNothingLives(t *testing.T) {
+// NothingLives checks the tree however the script ends.
+func (s suite) NothingLives(t *testing.T) {
 	for name, c := range map[string]struct {
 		end  string
 		edit func(*runner.Job)
@@ -67,7 +98,7 @@ func TestNothingLives(t *testing.T) {
 			if c.edit != nil {
 				c.edit(&j)
 			}
-			r := run(t, j)
+			r := s.run(t, j)
 			if r.End != c.want || r.Err != nil {
 				t.Errorf("%+v\nstderr %s", r.Result, r.errs)
 			}
@@ -83,7 +114,7 @@ func TestNothingLives(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		out := &signalWriter{f: func() {}}
 		lines := 0
-		r := runIn(t, ctx, job(python, offspring+"time.sleep(600)", func(j *runner.Job) {
+		r := s.runIn(t, ctx, job(python, offspring+"time.sleep(600)", func(j *runner.Job) {
 			j.Stdout = writerFunc(func(p []byte) (int, error) {
 				if lines += strings.Count(string(p), "\n"); lines == 6 {
 					cancel(errors.New("cancelled"))
@@ -124,14 +155,16 @@ func alive(pid string) bool {
 
 // A child of a daemon is found by its parent, though it hides its own session
 // and environment.
-func TestHiddenChild(t *testing.T) {
-	r := run(t, job("sh", `mkfifo up; setsid sh -c 'env -i setsid sleep 600 & echo $!; echo $$; echo > up; sleep 600' & read line < up`))
+func (s suite) HiddenChild(t *testing.T) {
+	r := s.run(t, job("sh", `mkfifo up
+setsid sh -c 'read -r pid rest </proc/self/stat; echo $pid
+	env -i setsid sh -c "read -r pid rest </proc/self/stat; echo \$pid; echo >up; exec sleep 600" & sleep 600' & read line <up`))
 	good(t, r)
 	allDead(t, r.out, 2)
 }
 
 // A process that lives on by forking and ending itself is caught.
-func TestHopper(t *testing.T) {
+func (s suite) Hopper(t *testing.T) {
 	const script = `
 import os, time
 if os.fork() == 0:
@@ -141,7 +174,7 @@ if os.fork() == 0:
         if os.fork(): os._exit(0)
         os.setsid()
 time.sleep(0.05)`
-	r := run(t, job(python, script))
+	r := s.run(t, job(python, script))
 	good(t, r)
 	if r.took > 8*time.Second {
 		t.Errorf("took %v", r.took)
@@ -149,16 +182,16 @@ time.sleep(0.05)`
 }
 
 // A process whose first thread has ended is a zombie by its state, and lives.
-func TestZombieLeader(t *testing.T) {
+func (s suite) ZombieLeader(t *testing.T) {
 	const script = `
 import ctypes, os, threading, time
 if os.fork() == 0:
     os.setpgid(0, 0)
     threading.Thread(target=time.sleep, args=(600,)).start()
-    os.write(1, b'%d\n' % os.getpid())
+    os.write(1, os.readlink('/proc/self').encode() + b'\n')
     ctypes.CDLL(None).pthread_exit(None)
 time.sleep(0.3)`
-	r := run(t, job(python, "import sys; sys.path += [p + '/lib-dynload' for p in sys.path]\n"+script))
+	r := s.run(t, job(python, "import sys; sys.path += [p + '/lib-dynload' for p in sys.path]\n"+script))
 	good(t, r)
 	pid := strings.TrimSpace(r.out)
 	if _, err := os.Stat("/proc/" + pid + "/task"); err != nil {
@@ -171,9 +204,9 @@ time.sleep(0.3)`
 }
 
 // A worker that is killed takes its script along.
-func TestWorkerKilled(t *testing.T) {
+func (s suite) WorkerKilled(t *testing.T) {
 	worker := exec.Command(os.Args[0])
-	worker.Env = append(os.Environ(), "RUNNER_WORKER="+t.TempDir())
+	worker.Env = append(os.Environ(), "RUNNER_WORKER="+t.TempDir(), "RUNNER_KIND="+kindOf(t))
 	worker.Stderr = os.Stderr
 	out, err := worker.StdoutPipe()
 	if err != nil {
@@ -203,3 +236,6 @@ func TestWorkerKilled(t *testing.T) {
 	}
 	worker.Wait()
 }
+
+// kindOf is the kind of runner that a test of the suite runs over.
+func kindOf(t *testing.T) string { return strings.Split(t.Name(), "/")[1] }

@@ -1,0 +1,25 @@
+// Package keeper keeps one script alive without its worker. A keeper is a
+// small process, PID 1 of a pid namespace of its own: it starts the script,
+// takes in what the script writes, enforces timeout and lease, and has the
+// script's true end. When it dies, the kernel kills all that is in its
+// namespace; when its worker dies, it goes on, and whoever adopts the worker's
+// spool finds the keeper in its folder:
+//
+//	FOLDER/socket          where it answers an adopter
+//	FOLDER/manifest        whose job it is: see [Folder.WriteManifest]
+//	FOLDER/stdout, stderr  what the script wrote: its head, then a ring with its tail
+//	FOLDER/exit            how it ended
+//	FOLDER/children        numbers given to children; the worker's
+//
+// A worker talks to its keeper over one stream socket, by frames of a length
+// (4 bytes, little-endian), a kind (1 byte) and a body:
+//
+//	worker: start, stdin, until, took, stop, done   keeper: hello, wrote, fed, exit
+//
+// A keeper does one job after the other:
+//
+//	idle ──start──▶ running ──end of script, timeout, lease, stop──▶ over ──done──▶ idle
+//
+// Without a worker it ends: at once when it is idle or its job is mortal, a
+// while after its lease when its job is over and nobody came for it.
+package keeper

@@ -1,0 +1,331 @@
+//go:build linux
+
+package keeper
+
+import (
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Descriptors that a keeper is started with.
+const (
+	fdConn     = 3 // to its worker
+	fdFolder   = 4
+	fdListener = 5 // for adopters
+	fdHold     = 6 // whatever its worker wants held for as long as it lives
+	fdLimit    = 7
+)
+
+// linger is how long after the end of its lease a keeper whose job is over
+// waits for somebody to adopt it. A task that nobody has claimed since can
+// still be settled.
+const linger = 15 * time.Minute
+
+// A keeper is one run of Main: one goroutine around poll(2).
+type keeper struct {
+	conn     int // -1: there is no worker
+	listener int
+	folder   int
+	timer    int // CLOCK_BOOTTIME
+	in, out  []byte
+	buf      []byte // for whatever is read
+	job      *job   // nil: idle
+	files    [3]int // stdout, stderr, exit
+}
+
+// Main is a keeper's process: see [Program]. It returns the exit code.
+func Main() int {
+	// As PID 1 it has no default actions to die of, but the runtime's own: a
+	// script may send it whatever it likes.
+	signal.Notify(make(chan os.Signal, 1))
+	signal.Reset(unix.SIGCHLD, unix.SIGURG)
+	debug.SetGCPercent(20)
+	unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) // a script of the same user reads nothing here
+	if os.Getpid() != 1 || unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC) != nil {
+		return 2
+	}
+	k := &keeper{conn: fdConn, listener: fdListener, folder: fdFolder, buf: make([]byte, 64<<10)}
+	if err := k.open(); err != nil {
+		return 1
+	}
+	for k.turn() {
+	}
+	return 0
+}
+
+func (k *keeper) open() (err error) {
+	for i, name := range []string{streamNames[0], streamNames[1], exitName} {
+		if k.files[i], err = unix.Openat(k.folder, name, unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
+			return err
+		}
+	}
+	for _, fd := range []int{k.conn, k.listener} {
+		if err := unix.SetNonblock(fd, true); err != nil {
+			return err
+		}
+	}
+	k.timer, err = unix.TimerfdCreate(unix.CLOCK_BOOTTIME, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK)
+	if err == nil {
+		k.tell(kindHello, (&Hello{}).pack())
+		k.flush()
+	}
+	return err
+}
+
+// turn waits for something to happen and does what follows. False: the keeper
+// is to end.
+func (k *keeper) turn() bool {
+	k.arm()
+	var set [6]unix.PollFd
+	fds := append(set[:0],
+		unix.PollFd{Fd: int32(k.conn), Events: unix.POLLIN}, // a negative number is ignored
+		unix.PollFd{Fd: int32(k.listener), Events: unix.POLLIN},
+		unix.PollFd{Fd: int32(k.timer), Events: unix.POLLIN},
+	)
+	if len(k.out) > 0 {
+		fds[0].Events |= unix.POLLOUT
+	}
+	if k.job != nil {
+		fds = k.job.polls(fds, k.conn >= 0)
+	}
+	if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
+		return false
+	}
+	if fds[0].Revents != 0 && !k.hear() {
+		k.hangUp()
+	}
+	if fds[1].Revents != 0 {
+		k.accept()
+	}
+	if j := k.job; j != nil {
+		if fds[2].Revents != 0 {
+			unix.Read(k.timer, k.buf[:8])
+		}
+		k.work(j)
+	}
+	k.flush()
+	return k.needed()
+}
+
+// needed reports whether anybody may still want something of this keeper.
+func (k *keeper) needed() bool {
+	switch j := k.job; {
+	case k.conn >= 0:
+		return true
+	case j == nil:
+		return false
+	case j.over:
+		return !j.Mortal && boottime() < j.Until+linger
+	}
+	return true
+}
+
+// arm sets the timer to what comes next.
+func (k *keeper) arm() {
+	var next time.Duration
+	if k.job != nil {
+		next = k.job.next()
+	}
+	spec := unix.ItimerSpec{Value: unix.NsecToTimespec(int64(next))} // 0 disarms
+	unix.TimerfdSettime(k.timer, unix.TFD_TIMER_ABSTIME, &spec, nil)
+}
+
+// hear takes in what the worker says. False: there is no worker any more.
+func (k *keeper) hear() bool {
+	for {
+		n, err := unix.Read(k.conn, k.buf)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err == unix.EAGAIN:
+			return true
+		case err != nil || n == 0:
+			return false
+		}
+		k.in = append(k.in, k.buf[:n]...)
+		for {
+			kind, body, rest, ok, err := cutFrame(k.in)
+			if err != nil {
+				return false
+			}
+			if k.in = rest; !ok {
+				break
+			}
+			if !k.obey(kind, body) {
+				return false
+			}
+		}
+		if len(k.in) == 0 {
+			k.in = nil
+		}
+	}
+}
+
+// obey does what a frame says. False: it cannot be.
+func (k *keeper) obey(kind byte, body []byte) bool {
+	u := unpacker{b: body}
+	j := k.job
+	switch {
+	case kind == kindStart && j == nil:
+		var s Start
+		if s.unpack(body) != nil {
+			return false
+		}
+		k.job = begin(s, k.files)
+	case j == nil: // a word too late for a job that is done
+	case kind == kindStdin:
+		j.stdin.take(body)
+	case kind == kindUntil:
+		j.Until = u.dur()
+	case kind == kindTook:
+		if i := u.num(); i < 2 {
+			j.out[i].took = int64(u.num())
+		}
+	case kind == kindStop:
+		j.stop(Stopped, u.flag())
+	case kind == kindDone && j.over:
+		k.forget()
+	default:
+		return false
+	}
+	return !u.bad
+}
+
+// forget makes room for the next job.
+func (k *keeper) forget() {
+	for _, fd := range k.files {
+		var stat unix.Stat_t
+		if unix.Fstat(fd, &stat) == nil && stat.Size > 0 {
+			unix.Ftruncate(fd, 0)
+		}
+	}
+	k.job = nil
+}
+
+// accept lets an adopter in, and tells it how far the job is.
+func (k *keeper) accept() {
+	fd, _, err := unix.Accept4(k.listener, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+	if err != nil {
+		return
+	}
+	k.hangUp()
+	k.conn = fd
+	var h Hello
+	if j := k.job; j != nil {
+		h.Busy = true
+		h.Stdin, h.Feed = j.stdin.taken()
+		j.told = [2]int64{}
+		j.out[0].took, j.out[1].took = 0, 0
+	}
+	k.tell(kindHello, h.pack())
+	if k.job != nil && k.job.over {
+		k.tellExit()
+	}
+}
+
+// hangUp goes on without a worker.
+func (k *keeper) hangUp() {
+	if k.conn < 0 {
+		return
+	}
+	unix.Close(k.conn)
+	k.conn, k.in, k.out = -1, nil, nil
+	switch j := k.job; {
+	case j == nil:
+	case j.over:
+		k.sync()
+	case j.Mortal:
+		j.stop(Stopped, false)
+	}
+}
+
+// work sees to everything that may have happened to the job.
+func (k *keeper) work(j *job) {
+	if j.over {
+		return
+	}
+	j.reap()
+	j.watchTime()
+	j.pump(k.buf, k.conn >= 0)
+	if j.exited {
+		j.finish(k.buf)
+		k.writeExit()
+	}
+	if k.conn < 0 {
+		return
+	}
+	if j.stdin.total != j.fed {
+		j.fed = j.stdin.total
+		k.tell(kindFed, binaryNum(j.fed))
+	}
+	if now := j.sizes(); now != j.told && (len(k.out) == 0 || j.over) {
+		j.told = now
+		var p packer
+		p.num(uint64(now[0]))
+		p.num(uint64(now[1]))
+		k.tell(kindWrote, p)
+	}
+	if j.over {
+		k.tellExit()
+	}
+}
+
+func binaryNum(n uint64) (p packer) { p.num(n); return p }
+
+// writeExit writes down how the job ended. It is synced where nobody is there
+// to be told.
+func (k *keeper) writeExit() {
+	_, err := unix.Pwrite(k.files[2], sealed(k.job.exit.pack()), 0)
+	if err == nil && k.conn < 0 {
+		err = k.sync()
+	}
+	if err != nil {
+		k.job.trouble(err)
+	}
+}
+
+// sync brings what the job left to the disk.
+func (k *keeper) sync() error {
+	for _, fd := range k.files {
+		if err := unix.Fdatasync(fd); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (k *keeper) tellExit() { k.tell(kindExit, k.job.exit.pack()) }
+
+// tell sends a frame, as soon as the worker takes it.
+func (k *keeper) tell(kind byte, body []byte) { k.out = appendFrame(k.out, kind, body) }
+
+// flush sends what the worker takes now. It never waits: a frozen worker must
+// not freeze its keeper.
+func (k *keeper) flush() {
+	for len(k.out) > 0 && k.conn >= 0 {
+		n, err := unix.SendmsgN(k.conn, k.out, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		switch {
+		case err == unix.EINTR:
+		case err == unix.EAGAIN:
+			return
+		case err != nil:
+			k.hangUp()
+			return
+		default:
+			k.out = k.out[n:]
+		}
+	}
+	k.out = nil
+}
+
+// boottime is CLOCK_BOOTTIME: monotonic, and it goes on while the machine is
+// suspended.
+func boottime() time.Duration {
+	var t unix.Timespec
+	unix.ClockGettime(unix.CLOCK_BOOTTIME, &t) // cannot fail (clock_gettime(2))
+	return time.Duration(t.Nano())
+}

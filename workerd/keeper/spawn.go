@@ -1,0 +1,147 @@
+//go:build linux
+
+package keeper
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Name is the name of a keeper's program, and of its process.
+const Name = "modulate-keeper"
+
+// A Program is what runs as a keeper: a binary whose main is [Main], where it
+// is called [Name].
+type Program struct{ Path string }
+
+// FindProgram returns the keeper beside the binary that runs now, or else that
+// binary itself, which must call [Main] where [Called] says so.
+func FindProgram() (Program, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return Program{}, fmt.Errorf("looking for %s: %w", Name, err)
+	}
+	beside := filepath.Join(filepath.Dir(self), Name)
+	if info, err := os.Stat(beside); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+		return Program{Path: beside}, nil
+	}
+	return Program{Path: self}, nil
+}
+
+// environment is all that a keeper has: its memory is to stay small.
+var environment = []string{"GOMAXPROCS=1", "GOTRACEBACK=none"}
+
+// Start starts a keeper over a folder. hold, which may be nil, stays open as
+// long as it lives.
+func (p Program) Start(f *Folder, hold *os.File) (*Client, error) {
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return nil, fmt.Errorf("starting a keeper: %w", err)
+	}
+	defer theirs.Close()
+	cmd, err := p.run(f, theirs, hold)
+	if err != nil {
+		ours.Close()
+		return nil, fmt.Errorf("starting a keeper: %w", err)
+	}
+	c := newClient(f, ours, cmd)
+	if _, err := c.await(); err != nil {
+		c.Close()
+		return nil, fmt.Errorf("starting a keeper: %w", err)
+	}
+	return c, nil
+}
+
+// run starts the process.
+func (p Program) run(f *Folder, conn, hold *os.File) (*exec.Cmd, error) {
+	listener, err := listen(f.Dir)
+	if err != nil {
+		return nil, err
+	}
+	defer listener.Close()
+	dir, err := os.Open(f.Dir)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	cmd := &exec.Cmd{
+		Path: p.Path, Args: []string{Name}, Dir: "/", Env: environment,
+		ExtraFiles:  []*os.File{conn, dir, listener},
+		SysProcAttr: &syscall.SysProcAttr{Setsid: true, Cloneflags: syscall.CLONE_NEWPID},
+	}
+	if hold != nil {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, hold)
+	}
+	if uid, gid := os.Geteuid(), os.Getegid(); uid != 0 {
+		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}}
+	}
+	return cmd, cmd.Start()
+}
+
+// Probe reports why keepers cannot be had here, nil: they can.
+func (p Program) Probe(dir string) error {
+	f, err := MakeFolder(dir)
+	if err != nil {
+		return err
+	}
+	c, err := p.Start(f, nil)
+	if err != nil {
+		f.Close()
+		return err
+	}
+	c.Close()
+	return nil
+}
+
+// listen makes the socket of a folder, whose path may be longer than the
+// address of a socket.
+func listen(dir string) (*os.File, error) {
+	var l *net.UnixListener
+	err := byShortPath(dir, func(short string) (err error) {
+		l, err = net.ListenUnix("unix", &net.UnixAddr{Name: short, Net: "unix"})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer l.Close()
+	l.SetUnlinkOnClose(false)
+	return l.File()
+}
+
+// byShortPath calls do with a path of the folder's socket that is short.
+func byShortPath(dir string, do func(short string) error) error {
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("opening %s: %w", dir, err)
+	}
+	defer unix.Close(fd)
+	return do("/proc/self/fd/" + strconv.Itoa(fd) + "/" + socketName)
+}
+
+func socketPair() (*net.UnixConn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	mine, theirs := os.NewFile(uintptr(fds[0]), "keeper"), os.NewFile(uintptr(fds[1]), "worker")
+	defer mine.Close()
+	conn, err := net.FileConn(mine)
+	if err != nil {
+		return nil, nil, errors.Join(err, theirs.Close())
+	}
+	return conn.(*net.UnixConn), theirs, nil
+}
+
+// Called reports whether a binary was started as a keeper, by its argv.
+func Called(argv []string) bool { return len(argv) > 0 && argv[0] == Name }

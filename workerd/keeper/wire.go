@@ -1,0 +1,233 @@
+//go:build linux
+
+package keeper
+
+import (
+	"encoding/binary"
+	"errors"
+	"time"
+)
+
+// maxFrame is the most bytes of one frame: arguments and environment of a
+// script are the largest (execve(2) takes 128 KiB a string, some MiB in all).
+const maxFrame = 8 << 20
+
+// The kinds of frames.
+const (
+	kindStart byte = iota + 1 // Start
+	kindStdin                 // bytes of the script's stdin; none: that was all
+	kindUntil                 // CLOCK_BOOTTIME until which the script may run, in ns
+	kindTook                  // stream, bytes of it that the worker has
+	kindStop                  // 1: SIGTERM and grace; 0: at once
+	kindDone                  // the job is known for good: be idle
+
+	kindHello // Hello: to whoever connects
+	kindWrote // bytes of stdout, of stderr so far
+	kindFed   // bytes of stdin taken so far
+	kindExit  // Exit
+)
+
+// A Start is a job for a keeper.
+type Start struct {
+	Argv    []string // Argv[0] is a path
+	Env     []string // all of it
+	Dir     string   // working directory
+	Stdin   bool     // it comes in frames; else it is empty
+	Stdout  bool     // it is taken in; else nobody reads it
+	Stderr  bool
+	Timeout time.Duration // 0: none
+	Grace   time.Duration // between SIGTERM and SIGKILL
+	Until   time.Duration // CLOCK_BOOTTIME when the lease is over; 0: there is none
+	Mortal  bool          // the script dies with the connection
+}
+
+// A Hello says how far a job is.
+type Hello struct {
+	Busy  bool   // there is a job
+	Stdin uint64 // bytes of stdin that it has got so far
+	Feed  bool   // it wants more of them
+}
+
+// An End says how a job ended.
+type End uint8
+
+// The ends of a job.
+const (
+	Exited     End = iota // by itself; Exit.Status has how
+	TimedOut              // by Start.Timeout
+	Stopped               // by its worker
+	LeaseOver             // nobody extended its lease
+	NotStarted            // Exit.Errno says why
+)
+
+// An Exit is how a job ended and what it used.
+type Exit struct {
+	End            End
+	Status         uint32 // wait(2)'s
+	Errno          uint32
+	Wall, CPU      time.Duration
+	MaxRSS         int64  // KiB
+	Stdout, Stderr int64  // bytes that were written
+	Trouble        string // with the spool; "": none
+}
+
+// errFrame: the other side does not speak this protocol.
+var errFrame = errors.New("a frame that cannot be read")
+
+// A packer writes the body of a frame.
+type packer []byte
+
+func (p *packer) num(n uint64)        { *p = binary.AppendUvarint(*p, n) }
+func (p *packer) dur(d time.Duration) { p.num(uint64(d)) }
+func (p *packer) str(s string)        { p.num(uint64(len(s))); *p = append(*p, s...) }
+func (p *packer) flag(b bool) {
+	if b {
+		p.num(1)
+	} else {
+		p.num(0)
+	}
+}
+
+func (p *packer) list(all []string) {
+	p.num(uint64(len(all)))
+	for _, s := range all {
+		p.str(s)
+	}
+}
+
+// An unpacker reads the body of a frame. What is not there reads as zero, and
+// bad is set.
+type unpacker struct {
+	b   []byte
+	bad bool
+}
+
+func (u *unpacker) num() uint64 {
+	n, size := binary.Uvarint(u.b)
+	if size <= 0 {
+		u.b, u.bad = nil, true
+		return 0
+	}
+	u.b = u.b[size:]
+	return n
+}
+
+func (u *unpacker) dur() time.Duration { return time.Duration(u.num()) }
+func (u *unpacker) flag() bool         { return u.num() != 0 }
+
+func (u *unpacker) str() string {
+	n := u.num()
+	if n > uint64(len(u.b)) {
+		u.b, u.bad = nil, true
+		return ""
+	}
+	s := string(u.b[:n])
+	u.b = u.b[n:]
+	return s
+}
+
+func (u *unpacker) list() []string {
+	n := u.num()
+	if n > uint64(len(u.b)) { // each has a byte at least
+		u.b, u.bad = nil, true
+		return nil
+	}
+	all := make([]string, 0, n)
+	for range n {
+		all = append(all, u.str())
+	}
+	return all
+}
+
+// err is errFrame where something was missing.
+func (u *unpacker) err() error {
+	if u.bad {
+		return errFrame
+	}
+	return nil
+}
+
+func (s *Start) pack() []byte {
+	var p packer
+	p.list(s.Argv)
+	p.list(s.Env)
+	p.str(s.Dir)
+	p.flag(s.Stdin)
+	p.flag(s.Stdout)
+	p.flag(s.Stderr)
+	p.dur(s.Timeout)
+	p.dur(s.Grace)
+	p.dur(s.Until)
+	p.flag(s.Mortal)
+	return p
+}
+
+func (s *Start) unpack(b []byte) error {
+	u := unpacker{b: b}
+	*s = Start{
+		Argv: u.list(), Env: u.list(), Dir: u.str(), Stdin: u.flag(), Stdout: u.flag(), Stderr: u.flag(),
+		Timeout: u.dur(), Grace: u.dur(), Until: u.dur(), Mortal: u.flag(),
+	}
+	if len(s.Argv) == 0 {
+		u.bad = true
+	}
+	return u.err()
+}
+
+func (h *Hello) pack() []byte {
+	var p packer
+	p.flag(h.Busy)
+	p.num(h.Stdin)
+	p.flag(h.Feed)
+	return p
+}
+
+func (h *Hello) unpack(b []byte) error {
+	u := unpacker{b: b}
+	*h = Hello{Busy: u.flag(), Stdin: u.num(), Feed: u.flag()}
+	return u.err()
+}
+
+func (e *Exit) pack() []byte {
+	var p packer
+	p.num(uint64(e.End))
+	p.num(uint64(e.Status))
+	p.num(uint64(e.Errno))
+	p.dur(e.Wall)
+	p.dur(e.CPU)
+	p.num(uint64(e.MaxRSS))
+	p.num(uint64(e.Stdout))
+	p.num(uint64(e.Stderr))
+	p.str(e.Trouble)
+	return p
+}
+
+func (e *Exit) unpack(b []byte) error {
+	u := unpacker{b: b}
+	*e = Exit{
+		End: End(u.num()), Status: uint32(u.num()), Errno: uint32(u.num()), Wall: u.dur(), CPU: u.dur(),
+		MaxRSS: int64(u.num()), Stdout: int64(u.num()), Stderr: int64(u.num()), Trouble: u.str(),
+	}
+	return u.err()
+}
+
+// appendFrame appends a frame to b.
+func appendFrame(b []byte, kind byte, body []byte) []byte {
+	b = binary.LittleEndian.AppendUint32(b, uint32(1+len(body)))
+	return append(append(b, kind), body...)
+}
+
+// cutFrame takes the first frame from b. ok is false while it is not whole.
+func cutFrame(b []byte) (kind byte, body, rest []byte, ok bool, err error) {
+	if len(b) < 4 {
+		return 0, nil, b, false, nil
+	}
+	n := binary.LittleEndian.Uint32(b)
+	if n == 0 || n > maxFrame {
+		return 0, nil, nil, false, errFrame
+	}
+	if uint32(len(b)-4) < n {
+		return 0, nil, b, false, nil
+	}
+	return b[4], b[5 : 4+n], b[4+n:], true, nil
+}

@@ -1,0 +1,28 @@
+//go:build !linux
+
+package runner
+
+import (
+	"context"
+	"time"
+)
+
+// Kept is for Linux: [OpenKept] makes none here.
+type Kept struct{}
+
+var _ Adopter = (*Kept)(nil)
+
+// OpenKept fails with ErrNoKeepers.
+func OpenKept(KeptConfig) (*Kept, error) { return nil, ErrNoKeepers }
+
+// Close does nothing.
+func (*Kept) Close() error { return nil }
+
+// Run implements [Runner].
+func (*Kept) Run(context.Context, Job) Result { return failed(ErrNoKeepers) }
+
+// Adopt implements [Adopter].
+func (*Kept) Adopt() ([]Orphan, error) { return nil, ErrNoKeepers }
+
+// Boottime is a time for [Lease]; nobody enforces one here.
+func Boottime() time.Duration { return time.Duration(time.Now().UnixNano()) }

@@ -1,0 +1,153 @@
+package runner
+
+import (
+	"crypto/rand"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"modulate/workerd/keeper"
+)
+
+// maxIdle is how many idle keepers are kept beside those that are kept ready.
+const maxIdle = 4
+
+// A pool keeps idle keepers.
+type pool struct {
+	program keeper.Program
+	dir     string // where their folders are
+	prefix  string // of the folders' names
+	hold    *os.File
+	ahead   int
+
+	mu      sync.Mutex
+	idle    []*keeper.Client
+	dirs    map[string]bool // folders of keepers that this process has started
+	closed  bool
+	filling sync.WaitGroup
+}
+
+// start starts a keeper.
+func (p *pool) start() (*keeper.Client, error) {
+	dir := filepath.Join(p.dir, p.prefix+strings.ToLower(rand.Text()[:13]))
+	p.mu.Lock()
+	if p.dirs == nil {
+		p.dirs = map[string]bool{}
+	}
+	p.dirs[dir] = true
+	p.mu.Unlock()
+	c, err := p.startIn(dir)
+	if err != nil {
+		p.mu.Lock()
+		delete(p.dirs, dir)
+		p.mu.Unlock()
+		return nil, errors.Join(err, removeFolder(dir))
+	}
+	return c, nil
+}
+
+func (p *pool) startIn(dir string) (*keeper.Client, error) {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, err
+	}
+	f, err := keeper.MakeFolder(dir)
+	if err != nil {
+		return nil, err
+	}
+	c, err := p.program.Start(f, p.hold)
+	if err != nil {
+		f.Close()
+	}
+	return c, err
+}
+
+// started reports whether the folder is that of a keeper of this process.
+func (p *pool) started(dir string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.dirs[dir]
+}
+
+// take returns an idle keeper: one that was kept ready, or else a new one.
+func (p *pool) take() (*keeper.Client, error) {
+	for {
+		p.mu.Lock()
+		n := len(p.idle)
+		if n == 0 {
+			p.mu.Unlock()
+			return p.start()
+		}
+		c := p.idle[n-1]
+		p.idle = p.idle[:n-1]
+		p.mu.Unlock()
+		if c.Alive() {
+			return c, nil
+		}
+		if err := p.end(c); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// put gets an idle keeper.
+func (p *pool) put(c *keeper.Client) {
+	p.mu.Lock()
+	p.dirs[c.Dir] = true // it may be adopted
+	keep := !p.closed && len(p.idle) < p.ahead+maxIdle
+	if keep {
+		p.idle = append(p.idle, c)
+	}
+	p.mu.Unlock()
+	if !keep {
+		p.end(c) // what stays of it has no job in it, and goes with the next adopter
+	}
+}
+
+// end ends an idle keeper and removes its folder.
+func (p *pool) end(c *keeper.Client) error {
+	c.Close()
+	p.mu.Lock()
+	delete(p.dirs, c.Dir)
+	p.mu.Unlock()
+	return removeFolder(c.Dir)
+}
+
+// fill starts what is to be kept ready, in the background. What fails there is
+// met again, and told, by take.
+func (p *pool) fill() {
+	p.filling.Go(func() {
+		for {
+			p.mu.Lock()
+			enough := p.closed || len(p.idle) >= p.ahead
+			p.mu.Unlock()
+			if enough {
+				return
+			}
+			c, err := p.start()
+			if err != nil {
+				return
+			}
+			p.put(c)
+		}
+	})
+}
+
+// close ends the idle keepers, and those to come.
+func (p *pool) close() error {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.filling.Wait()
+	p.mu.Lock()
+	idle := slices.Clone(p.idle)
+	p.idle = nil
+	p.mu.Unlock()
+	var errs []error
+	for _, c := range idle {
+		errs = append(errs, p.end(c))
+	}
+	return errors.Join(errs...)
+}
