@@ -52,9 +52,10 @@ func echo(ctx context.Context, callers int, length time.Duration) (float64, erro
 		return 0, err
 	}
 	defer stop()
-	client := newClient(callers)
+	client := newClient(url, callers)
 	return rate(ctx, callers, length, func(int64) error {
-		return client.post(ctx, url+"/", []byte("{}"), nil)
+		_, err := client.post(ctx, "/", []byte("{}"))
+		return err
 	})
 }
 
