@@ -7,6 +7,10 @@
 // for --drain, and gives the rest back. A second signal does that at once.
 // After any other end its scripts start elsewhere once their leases are over.
 //
+//	workerd doctor
+//
+// prints what this machine can do to contain scripts.
+//
 // Exit codes: 0 it was stopped; 1 it could not go on; 2 bad input.
 package main
 

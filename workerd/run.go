@@ -37,7 +37,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		Example: "  workerd --dir .modulate --machine gpu --slots 1\n  workerd --stage prod --machine gpu --url https://abc.execute-api.us-east-1.amazonaws.com",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return fmt.Errorf("%w: %q is not expected: workerd takes flags only", errInput, args[0])
+				return fmt.Errorf("%w: %q is not expected: workerd takes flags, and the command doctor", errInput, args[0])
 			}
 			return nil
 		},
@@ -58,6 +58,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		d := daemon{Config: cfg, getenv: getenv, stdout: stdout, log: newLog(stderr, cfg.Verbose)}
 		return d.serve(cmd.Context())
 	}
+	cmd.AddCommand(doctorCommand())
+	cmd.CompletionOptions.DisableDefaultCmd = true
 	cmd.SetArgs(append([]string{}, args...)) // nil would mean os.Args
 	cmd.SetOut(stdout)
 	cmd.SetErr(stderr)

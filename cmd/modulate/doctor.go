@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"modulate/internal/local"
+	"modulate/workerd/host"
 	"modulate/workerd/runner"
 )
 
@@ -59,17 +60,36 @@ func (a *app) doctor(ctx context.Context) error {
 		looks = []func(context.Context) finding{s.seeCredentials, s.seeStack, s.seeClock, s.seeRouter}
 	}
 	code := 0
-	for _, look := range looks {
-		f := look(ctx)
+	say := func(f finding) error {
 		word := "ok"
 		if f.bad {
 			word, code = "BAD", exitFailed
 		}
-		if err := a.print(fmt.Sprintf("%-4s %-9s %s\n", word, f.what, sanitize(f.text))); err != nil {
+		return a.print(fmt.Sprintf("%-4s %-9s %s\n", word, f.what, sanitize(f.text)))
+	}
+	for _, look := range looks {
+		if err := say(look(ctx)); err != nil {
 			return err
 		}
 	}
+	if stage == "" {
+		for _, f := range seeSandbox() {
+			if err := say(f); err != nil {
+				return err
+			}
+		}
+	}
 	return ends(code)
+}
+
+// seeSandbox tells what contains scripts here. What is not there is no fault:
+// scripts run with what there is.
+func seeSandbox() (all []finding) {
+	found, _ := host.Examine(host.Machine{}) // which asks for nothing
+	for _, f := range found {
+		all = append(all, finding{what: f.Name, text: f.Text})
+	}
+	return all
 }
 
 // An examination is one run of doctor.

@@ -28,6 +28,9 @@ var etc = []string{
 // up.
 var keep = []string{"CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"}
 
+// setpriv is where util-linux has it.
+const setpriv = "/usr/bin/setpriv"
+
 // Command returns how a sandbox is started. As root, bubblewrap needs no user
 // namespace, and setpriv turns the script into s.UID without capabilities:
 // what root alone may read, such as an interpreter below /root, can be bound.
@@ -55,6 +58,9 @@ func (c Config) Command(s Start) (_ *Command, err error) {
 	}
 	o.places(c, s)
 	o.environment(s)
+	if err := o.file("--seccomp", "modulate-seccomp", string(filter())); err != nil {
+		return nil, err
+	}
 	if err := o.file("--args", "modulate-options", strings.Join(o.list, "\x00")+"\x00"); err != nil {
 		return nil, err
 	}
@@ -62,7 +68,7 @@ func (c Config) Command(s Start) (_ *Command, err error) {
 	cmd.Argv = append(cmd.Argv, "--")
 	if s.UID != 0 {
 		id := strconv.Itoa(s.UID)
-		cmd.Argv = append(cmd.Argv, "/usr/bin/setpriv", "--reuid", id, "--regid", id, "--clear-groups",
+		cmd.Argv = append(cmd.Argv, setpriv, "--reuid", id, "--regid", id, "--clear-groups",
 			"--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", "--")
 	}
 	cmd.Argv = append(cmd.Argv, s.Command...)

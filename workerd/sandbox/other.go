@@ -3,6 +3,7 @@
 package sandbox
 
 import (
+	"context"
 	"errors"
 	"syscall"
 	"time"
@@ -33,3 +34,12 @@ func (*Group) OOMKills() (int64, error)        { return 0, errLinux }
 func (*Group) CPU() (time.Duration, error)     { return 0, errLinux }
 func (*Group) Close() error                    { return errLinux }
 func SweepGroups() error                       { return nil }
+
+func Egress(context.Context) error      { return errLinux }
+func EgressHolds(context.Context) error { return errLinux }
+
+// Probe finds that there is nothing.
+func Probe() Report {
+	none := Finding{Name: "sandbox", Text: errLinux.Error()}
+	return Report{none, none, none, none}
+}
