@@ -122,7 +122,7 @@ var rules = map[string]rule{
 	"cmd/modulate-keeper": {ours: []string{"workerd/keeper"}},
 	"workerd/runner":      {ours: []string{"workerd/keeper"}, others: []string{"golang.org/x/sys"}},
 	"workerd/worker": {
-		ours:   append([]string{"workerd/runner"}, edge...),
+		ours:   append([]string{"workerd/device", "workerd/runner"}, edge...),
 		others: []string{"golang.org/x/sys", "github.com/oklog/ulid/v2"},
 	},
 
@@ -132,8 +132,11 @@ var rules = map[string]rule{
 		others: []string{"github.com/BurntSushi/toml"},
 	},
 
+	"workerd/device": {},
+
 	"workerd": {
 		ours: append([]string{
+			"workerd/device",
 			"workerd/worker", "workerd/host", "internal/local", "internal/spool", "internal/cloud", "internal/account",
 			"functions/sweeper/sweep",
 		}, edge...),

@@ -23,6 +23,7 @@ type Job struct {
 	Stdin   io.Reader     // nil: empty. An error of it kills the script and is a Failed
 	Stdout  io.Writer     // gets the exact bytes, as they are written, by one goroutine; nil: nobody reads them
 	Stderr  io.Writer     // likewise, by another goroutine
+	Devices []string      // device files that it may open beside the harmless ones, where it is kept from others at all
 	Timeout time.Duration // of the run; 0: none
 	Grace   time.Duration // between SIGTERM and SIGKILL; 0: DefaultGrace
 	// Now, once closed, kills the script at once, also one that is in its

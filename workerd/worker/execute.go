@@ -57,10 +57,16 @@ func (w *Worker) attempt(ctx, base context.Context, id string) (promise.Record, 
 	if w.settleKept(ctx); w.spool.has(id) {
 		return promise.Record{}, errKept
 	}
+	devices, err := w.cfg.Devices.Take(ctx)
+	if err != nil {
+		return promise.Record{}, err
+	}
+	defer devices.Return()
 	j, rec, err := w.claim(base, id)
 	if err != nil {
 		return rec, err
 	}
+	j.devices = devices
 	defer context.AfterFunc(ctx, func() {
 		why := drained
 		if errors.Is(context.Cause(ctx), runner.ErrNow) || closed(w.aborted) {

@@ -36,7 +36,7 @@ func (j *job) spec() (runner.Job, error) {
 	}
 	spec := runner.Job{
 		Command: command, Name: call.Name, Args: in.Args, Env: env,
-		Script: j.scriptSource(call.Script), Stdout: &j.stdout, Stderr: &j.stderr,
+		Script: j.scriptSource(call.Script), Stdout: &j.stdout, Stderr: j.devices.Hear(&j.stderr), Devices: j.devices.Nodes(),
 		Timeout: call.Timeout, Grace: grace, Now: j.now, Collect: j.collect,
 	}
 	for _, f := range in.Files {
@@ -73,13 +73,14 @@ func (j *job) env(call map[string]string) ([]string, error) {
 		"MODULATE_MACHINE=" + j.machine,
 		"MODULATE_GRACE=" + strconv.Itoa(int(grace/time.Second)),
 	}
-	env := make([]string, 0, len(call)+len(own)+1)
+	devices := j.devices.Env()
+	env := make([]string, 0, len(call)+len(own)+len(devices)+1)
 	for _, name := range slices.Sorted(maps.Keys(call)) {
-		if !strings.HasPrefix(name, "MODULATE_") {
+		if !strings.HasPrefix(name, "MODULATE_") && !slices.ContainsFunc(devices, named(name)) {
 			env = append(env, name+"="+call[name])
 		}
 	}
-	env = append(env, own[:]...)
+	env = append(append(env, own[:]...), devices...)
 	if j.w.cfg.API == nil {
 		return env, nil
 	}
@@ -89,6 +90,11 @@ func (j *job) env(call map[string]string) ([]string, error) {
 	}
 	j.socket = &socket{j: j, path: path}
 	return append(env, "MODULATE_SOCKET="+path), nil
+}
+
+// named reports whether an entry of an environment has that name.
+func named(name string) func(entry string) bool {
+	return func(entry string) bool { return strings.HasPrefix(entry, name+"=") }
 }
 
 // content returns what opens the content with that hash.

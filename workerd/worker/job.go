@@ -10,6 +10,7 @@ import (
 
 	"modulate/internal/api"
 	"modulate/internal/promise"
+	"modulate/workerd/device"
 	"modulate/workerd/runner"
 )
 
@@ -75,6 +76,9 @@ type job struct {
 	stdin          io.Closer // nil: it is empty
 	socket         *socket
 	left           left // what it left in MODULATE_OUTPUT
+
+	devices   *device.Lease // nil: the worker has none
+	memoryOut string        // by what evidence it ran out of their memory; "": none
 
 	guard guard
 
@@ -192,7 +196,11 @@ func (j *job) execute() runner.Result {
 	if err != nil {
 		return runner.Result{End: runner.Failed, Err: err}
 	}
-	return j.w.cfg.Runner.Run(j.script, spec)
+	j.devices.Used()
+	res := j.w.cfg.Runner.Run(j.script, spec)
+	j.memoryOut = j.devices.OutOfMemory()
+	j.devices.Return()
+	return res
 }
 
 // note logs what happens to j, where anyone asks for that.

@@ -33,7 +33,7 @@ func (w *Worker) handle(base context.Context, a arrival) {
 		w.follow(base, d, judge(d, rec, err, w.engine.Time()))
 		return
 	}
-	j.receipt, j.received = d.Receipt, a.at
+	j.receipt, j.received, j.devices = d.Receipt, a.at, a.devices
 	if lease := rec.Task.Lease; lease != w.cfg.Lease {
 		w.hide(base, d.Receipt, min(lease+promise.Skew, queue.MaxVisibility))
 	}

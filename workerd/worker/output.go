@@ -53,6 +53,10 @@ func (j *job) fate(out *promise.Outcome, res runner.Result) {
 	default:
 		j.badHost(out, res.Err)
 	}
+	if j.memoryOut != "" && (out.Cause == promise.CauseExit || out.Cause == promise.CauseSignal) {
+		out.Cause = promise.CauseGPUOutOfMemory
+		out.Error = problem("gpu-out-of-memory", "the script ran out of its device's memory", "%s", j.memoryOut)
+	}
 	switch {
 	case j.left.err != nil:
 		j.badHost(out, j.left.err)

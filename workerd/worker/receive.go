@@ -8,6 +8,7 @@ import (
 
 	"modulate/internal/promise"
 	"modulate/internal/queue"
+	"modulate/workerd/device"
 	"modulate/workerd/runner"
 )
 
@@ -20,10 +21,11 @@ type intake struct {
 	jobs  sync.WaitGroup  // those goroutines
 }
 
-// arrival is a delivery and when it was received.
+// arrival is a delivery, when it was received, and the devices of its slot.
 type arrival struct {
 	queue.Delivery
-	at time.Time
+	at      time.Time
+	devices *device.Lease
 }
 
 // receive takes messages into free slots until ctx ends, and handles each in a
@@ -34,17 +36,18 @@ func (w *Worker) receive(ctx, base context.Context) *intake {
 	var b backoff
 	for {
 		free := in.take(ctx)
-		if free == 0 {
+		if len(free) == 0 {
 			return in
 		}
 		w.recess.wait(ctx)
-		got, err := w.engine.Queue.Receive(ctx, w.cfg.Machine, free, w.cfg.Lease+promise.Skew, queue.MaxWait)
-		in.give(free - len(got))
+		got, err := w.engine.Queue.Receive(ctx, w.cfg.Machine, len(free), w.cfg.Lease+promise.Skew, queue.MaxWait)
+		in.give(free[len(got):]...)
 		if ctx.Err() != nil {
 			in.putBack(got)
+			in.give(free[:len(got)]...)
 			return in
 		}
-		in.start(got)
+		in.start(got, free)
 		if err != nil {
 			w.queue.bad(err)
 			pause(ctx, b.next())
@@ -56,36 +59,49 @@ func (w *Worker) receive(ctx, base context.Context) *intake {
 	}
 }
 
-// take waits for a free slot and takes it, and further ones that are free, as
-// many as one receive can fill. 0: ctx has ended.
-func (in *intake) take(ctx context.Context) (n int) {
+// take waits for a free slot with its devices and takes it, and further ones
+// that are free, as many as one receive can fill. None: ctx has ended.
+func (in *intake) take(ctx context.Context) (free []*device.Lease) {
 	select {
 	case in.slots <- struct{}{}:
 	case <-ctx.Done():
-		return 0
+		return nil
 	}
-	for n = 1; n < queue.MaxReceive; n++ {
+	first, err := in.w.cfg.Devices.Take(ctx)
+	if err != nil {
+		<-in.slots
+		return nil
+	}
+	for free = append(free, first); len(free) < queue.MaxReceive; {
 		select {
 		case in.slots <- struct{}{}:
 		default:
-			return n
+			return free
 		}
+		more, ok := in.w.cfg.Devices.Try()
+		if !ok {
+			<-in.slots
+			return free
+		}
+		free = append(free, more)
 	}
-	return n
+	return free
 }
 
-func (in *intake) give(n int) {
-	for range n {
+func (in *intake) give(slots ...*device.Lease) {
+	for _, devices := range slots {
+		devices.Return()
 		<-in.slots
 	}
 }
 
-// start handles what was received. A goroutine that has handled a message has
-// the stack for another, so those that wait come first.
-func (in *intake) start(got []queue.Delivery) {
+// start handles what was received, in slots that were taken. A goroutine that
+// has handled a message has the stack for another, so those that wait come
+// first.
+func (in *intake) start(got []queue.Delivery, slots []*device.Lease) {
 	now := time.Now()
-	for _, d := range got {
-		a := arrival{d, now}
+	for i, d := range got {
+		a := arrival{d, now, slots[i]}
 		select {
 		case in.next <- a:
 		default:
@@ -97,7 +113,7 @@ func (in *intake) start(got []queue.Delivery) {
 func (in *intake) handle(a arrival) {
 	for more := true; more; a, more = <-in.next {
 		in.w.handle(in.base, a)
-		in.give(1)
+		in.give(a.devices)
 	}
 }
 
@@ -106,7 +122,6 @@ func (in *intake) putBack(got []queue.Delivery) {
 	for _, d := range got {
 		in.w.hide(in.base, d.Receipt, 0)
 	}
-	in.give(len(got))
 }
 
 // drain lets the jobs end: by themselves within Config.Drain, then by SIGTERM

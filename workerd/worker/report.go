@@ -2,10 +2,12 @@ package worker
 
 import (
 	"maps"
+	"strings"
 	"sync"
 	"time"
 
 	"modulate/internal/promise"
+	"modulate/workerd/device"
 )
 
 // A Report is how a worker is doing, for those who watch over it.
@@ -21,6 +23,8 @@ type Report struct {
 	// one; zero: it never has. It does not answer while every slot is in use:
 	// nobody asks.
 	LastReceive time.Time
+
+	Devices device.Report
 
 	// Troubles says why the worker does not do its work; empty: it does.
 	Troubles []string
@@ -69,7 +73,12 @@ func (t *tally) drains() {
 
 // Report returns how w is doing.
 func (w *Worker) Report() Report {
-	r := Report{Slots: w.cfg.Slots, Running: int(w.running.Load()), Kept: len(w.spool.waiting())}
+	r := Report{
+		Slots: w.cfg.Slots, Running: int(w.running.Load()), Kept: len(w.spool.waiting()), Devices: w.cfg.Devices.Report(),
+	}
+	if r.Devices.None {
+		r.Troubles = append(r.Troubles, "no device can be lent: "+strings.Join(r.Devices.Quarantined, "; "))
+	}
 	for _, t := range []*trouble{&w.store, &w.queue, &w.blobs} {
 		if why := t.why(); why != "" {
 			r.Troubles = append(r.Troubles, why)

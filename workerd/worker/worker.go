@@ -36,6 +36,7 @@ import (
 	"modulate/internal/promise"
 	"modulate/internal/queue"
 	"modulate/internal/store"
+	"modulate/workerd/device"
 	"modulate/workerd/runner"
 )
 
@@ -54,6 +55,7 @@ type Config struct {
 
 	Runner   runner.Runner
 	Runtimes map[string][]string // name to command; see runner.Job.Command
+	Devices  *device.Pool        // lent to attempts, a share for each slot; nil: there are none
 
 	// API is what a script reaches through MODULATE_SOCKET, restricted to
 	// submit, get, wait, cancel and the blobs that a submission needs. nil:

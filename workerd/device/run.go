@@ -1,0 +1,181 @@
+package device
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+)
+
+// When devices that have come back are looked at: the driver takes seconds to
+// take down what a killed process had.
+const (
+	lookFirst  = 500 * time.Millisecond // after the first look, doubling
+	lookOften  = 5 * time.Second        // at most while that may be
+	settling   = 15 * time.Second       // for so long; then it is quarantined
+	lookSeldom = time.Minute            // while it is
+	lookTime   = 30 * time.Second       // for an answer: a driver that has nobody to keep it loaded is loaded first
+	watchAgain = time.Minute            // after a Watch that failed
+)
+
+// Run looks at what comes back, until ctx ends, and watches over what is lent.
+func (p *Pool) Run(ctx context.Context) {
+	if p == nil {
+		<-ctx.Done()
+		return
+	}
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	if !p.cfg.Shared {
+		watching.Go(func() { p.watchLent(ctx) })
+	}
+	var away []*share
+	wait := lookFirst
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for {
+		if len(away) == 0 {
+			timer.Stop()
+		} else {
+			timer.Reset(wait)
+		}
+		select {
+		case s := <-p.back:
+			away = append(away, s)
+			for range len(p.back) {
+				away = append(away, <-p.back)
+			}
+			wait = lookFirst
+		case <-timer.C:
+			wait = min(2*wait, lookOften)
+		case <-ctx.Done():
+			return
+		}
+		away = p.look(ctx, away)
+		if wait > lookFirst && !slices.ContainsFunc(away, settles) {
+			wait = lookSeldom
+		}
+	}
+}
+
+// settles reports whether what was on s may still be going.
+func settles(s *share) bool { return time.Since(s.since) < settling }
+
+// look looks at the devices of shares that are away, and returns those of them
+// that stay away.
+func (p *Pool) look(ctx context.Context, away []*share) (stay []*share) {
+	bounded, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	found, err := p.cfg.Layer.Look(bounded)
+	for _, s := range away {
+		if ctx.Err() != nil || p.holds(s, found, err) {
+			stay = append(stay, s)
+		} else {
+			p.free <- s
+		}
+	}
+	return stay
+}
+
+// holds reports whether something is wrong with a device of s, and says so once
+// that lasts; and once that it is over.
+func (p *Pool) holds(s *share, found []Device, err error) (held bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, d := range s.devices {
+		why := p.wrong(d, found, err)
+		held = held || why != ""
+		before := p.troubles[d.UUID]
+		switch {
+		case why == "" && before != "":
+			delete(p.troubles, d.UUID)
+			p.cfg.Log.Warn("a device is empty again, and lent", "device", d.UUID, "index", d.Index)
+		case why != "" && before == "" && !settles(s):
+			p.cfg.Log.Error("a device is quarantined: no script gets it until it is empty", "device", d.UUID, "index", d.Index, "why", why)
+			p.troubles[d.UUID] = why
+		case why != "" && before != "":
+			p.troubles[d.UUID] = why
+		}
+	}
+	return held
+}
+
+// wrong says why d must not be lent; "": it may. p.mu is held.
+func (p *Pool) wrong(d Device, found []Device, err error) string {
+	if err != nil {
+		return "it cannot be looked at: " + err.Error()
+	}
+	i := slices.IndexFunc(found, func(f Device) bool { return f.UUID == d.UUID })
+	if i < 0 {
+		return "the driver does not see it any more"
+	}
+	p.least[d.UUID] = min(p.least[d.UUID], found[i].Used)
+	return found[i].notEmpty(p.least[d.UUID])
+}
+
+// watchLent keeps a Watch going while anything is lent, until ctx ends.
+func (p *Pool) watchLent(ctx context.Context) {
+	for {
+		select {
+		case <-p.watch:
+		case <-ctx.Done():
+			return
+		}
+		for p.anyLent() {
+			failed := p.watchOnce(ctx)
+			if ctx.Err() != nil {
+				return
+			}
+			if failed {
+				again := time.NewTimer(watchAgain)
+				select {
+				case <-again.C:
+				case <-ctx.Done():
+				}
+				again.Stop()
+			}
+		}
+	}
+}
+
+// watchOnce watches until nothing is lent. It reports whether it could not.
+func (p *Pool) watchOnce(ctx context.Context) bool {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- p.cfg.Layer.Watch(ctx, p.seen) }()
+	for {
+		select {
+		case <-p.watch:
+			if !p.anyLent() {
+				cancel()
+				<-ended
+				return false
+			}
+		case err := <-ended:
+			if ctx.Err() == nil {
+				p.cfg.Log.Warn("the memory of devices cannot be watched: a script that runs out of it ends as exit", "error", err)
+			}
+			return true
+		}
+	}
+}
+
+func (p *Pool) anyLent() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lent > 0
+}
+
+// seen takes note of how much of a device is used.
+func (p *Pool) seen(uuid string, used int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.all {
+		for i, d := range s.devices {
+			if d.UUID == uuid {
+				s.peaks[i] = max(s.peaks[i], used)
+			}
+		}
+	}
+}
