@@ -133,9 +133,11 @@ var rules = map[string]rule{
 	},
 
 	"workerd/device": {},
+	"workerd/notice": {ours: []string{"internal/promise"}},
 
 	"workerd": {
 		ours: append([]string{
+			"workerd/notice",
 			"workerd/device",
 			"workerd/worker", "workerd/host", "internal/local", "internal/spool", "internal/cloud", "internal/account",
 			"functions/sweeper/sweep",

@@ -35,11 +35,12 @@ func (r reason) String() string {
 	}[r]
 }
 
-// cause is what the end counts as, where there is no outcome.
-func (r reason) cause() promise.Cause {
-	switch r {
+// stoppedFor is what the end counts as, where there is no outcome.
+func (j *job) stoppedFor() promise.Cause {
+	switch j.reason() {
 	case drained, aborted:
-		return promise.CauseDrained
+		cause, _, _ := j.w.away.look()
+		return cause
 	case settled:
 		return promise.CauseCanceled // or its deadline has passed
 	default:
@@ -173,7 +174,7 @@ func (j *job) run() (promise.Record, error) {
 		return j.settle(*out)
 	}
 	j.note("a script was stopped", j.reason().String())
-	j.w.tally.ended(j.reason().cause())
+	j.w.tally.ended(j.stoppedFor())
 	defer j.shipRest()
 	switch j.reason() {
 	case drained, aborted:

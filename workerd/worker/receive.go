@@ -124,7 +124,7 @@ func (in *intake) putBack(got []queue.Delivery) {
 	}
 }
 
-// drain lets the jobs end: by themselves within Config.Drain, then by SIGTERM
+// drain lets the jobs end: by themselves while they may linger, then by SIGTERM
 // and grace, then at once, and at last by end, whatever they are doing.
 func (in *intake) drain(ctx context.Context, end context.CancelCauseFunc) {
 	w := in.w
@@ -134,7 +134,7 @@ func (in *intake) drain(ctx context.Context, end context.CancelCauseFunc) {
 		close(done)
 	}()
 	if !errors.Is(context.Cause(ctx), runner.ErrNow) {
-		if within(done, w.cfg.Drain, w.aborted) {
+		if w.linger(done) {
 			return
 		}
 		if !closed(w.aborted) {

@@ -74,7 +74,8 @@ func (j *job) reported(rec promise.Record, err error) {
 // release gives the task back: the script is dead, then the record says so,
 // then the message is visible at once.
 func (j *job) release() (promise.Record, error) {
-	ev := promise.Release{Version: j.version, ClaimID: j.claim, Cause: promise.CauseDrained}
+	cause, _, _ := j.w.away.look()
+	ev := promise.Release{Version: j.version, ClaimID: j.claim, Cause: cause}
 	rec := j.rec
 	left := time.Until(j.held.Add(rec.Task.Lease))
 	err := j.w.store.again(j.base, patience{callTime, left}, func(ctx context.Context) (err error) {

@@ -118,6 +118,7 @@ type Worker struct {
 
 	abortOnce sync.Once
 	aborted   chan struct{}
+	away      departure
 }
 
 // New returns a Worker. It makes the spool's directory.
@@ -152,6 +153,7 @@ func New(cfg Config) (*Worker, error) {
 		presence: make(chan struct{}, 1),
 		jobs:     make(map[*job]bool),
 		aborted:  make(chan struct{}),
+		away:     departure{cause: promise.CauseDrained, changed: make(chan struct{}), told: make(chan struct{})},
 	}, nil
 }
 
@@ -177,7 +179,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	var tasks sync.WaitGroup
 	tasks.Go(func() { w.keepAnnounced(side) })
 	tasks.Go(func() { w.keep(side) })
-	ctx, leave := w.untilAborted(ctx)
+	ctx, leave := w.untilStopped(ctx)
 	defer leave(nil)
 
 	in := w.receive(ctx, base)
@@ -193,14 +195,16 @@ func (w *Worker) Run(ctx context.Context) error {
 // second signal: Run and Execute return soon after.
 func (w *Worker) Abort() { w.abortOnce.Do(func() { close(w.aborted) }) }
 
-// untilAborted returns a context that ends with ctx and when the worker is
-// aborted.
-func (w *Worker) untilAborted(ctx context.Context) (context.Context, context.CancelCauseFunc) {
+// untilStopped returns a context that ends with ctx, when the worker is to
+// leave, and when it is aborted.
+func (w *Worker) untilStopped(ctx context.Context) (context.Context, context.CancelCauseFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	go func() {
 		select {
 		case <-w.aborted:
 			cancel(runner.ErrNow)
+		case <-w.away.told:
+			cancel(errLeaving)
 		case <-ctx.Done():
 		}
 	}()
