@@ -56,6 +56,7 @@ type DB struct {
 
 	writing sync.Mutex // held by who writes; guards writer and the following
 	commits int        // how many there were
+	crowd   int        // how many waited for the last one
 	grown   bool       // the log is as long as it is to be
 
 	mu      sync.Mutex // guards the following

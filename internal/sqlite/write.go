@@ -180,7 +180,6 @@ func (db *DB) write() {
 			return
 		}
 		for more := true; more; {
-			runtime.Gosched() // whoever was answered and has more to write comes along
 			db.writing.Lock()
 			more = db.round(nil) == nil && db.grow()
 			db.writing.Unlock()
@@ -211,11 +210,20 @@ func (db *DB) round(abandon <-chan struct{}) error {
 	if !db.anyPending() {
 		return nil
 	}
+	if db.crowd > 1 {
+		runtime.Gosched() // whom the last commit answered may have more to write: it comes along
+	}
 	err := db.begin(abandon)
 	if err == errAbandoned {
 		return err
 	}
 	batch := db.take()
+	db.crowd = 0
+	for _, o := range batch {
+		if o.done != nil {
+			db.crowd++
+		}
+	}
 	if err != nil {
 		for _, o := range batch {
 			o.answer(err)

@@ -1,12 +1,21 @@
 package store
 
-import "sync"
+import (
+	"slices"
+	"sync"
+)
 
 // Watches is the in-process half of a [Watcher]: who waits for which record.
 // The zero value is ready.
 type Watches struct {
 	mu   sync.Mutex
-	byID map[string]map[chan struct{}]bool // true: only for the end
+	byID map[string][]watch
+}
+
+// watch is who waits for one record.
+type watch struct {
+	changed chan struct{} // capacity 1
+	endOnly bool
 }
 
 // Watch is that of [Watcher].
@@ -24,31 +33,30 @@ func (w *Watches) watch(id string, endOnly bool) (<-chan struct{}, func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.byID == nil {
-		w.byID = make(map[string]map[chan struct{}]bool)
+		w.byID = make(map[string][]watch)
 	}
-	if w.byID[id] == nil {
-		w.byID[id] = make(map[chan struct{}]bool, 1)
-	}
-	w.byID[id][ch] = endOnly
+	w.byID[id] = append(w.byID[id], watch{ch, endOnly})
 	return ch, func() { w.drop(id, ch) }
 }
 
 func (w *Watches) drop(id string, ch chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	delete(w.byID[id], ch)
-	if len(w.byID[id]) == 0 {
+	left := slices.DeleteFunc(w.byID[id], func(one watch) bool { return one.changed == ch })
+	if len(left) == 0 {
 		delete(w.byID, id)
+		return
 	}
+	w.byID[id] = left
 }
 
 // Changed wakes who watches id; who waits for its end, only if it has ended.
 func (w *Watches) Changed(id string, ended bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for ch, endOnly := range w.byID[id] {
-		if ended || !endOnly {
-			wake(ch)
+	for _, one := range w.byID[id] {
+		if ended || !one.endOnly {
+			wake(one.changed)
 		}
 	}
 }
@@ -57,9 +65,9 @@ func (w *Watches) Changed(id string, ended bool) {
 func (w *Watches) AllChanged() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, chans := range w.byID {
-		for ch := range chans {
-			wake(ch)
+	for _, watches := range w.byID {
+		for _, one := range watches {
+			wake(one.changed)
 		}
 	}
 }
