@@ -7,6 +7,8 @@ package host
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 
 	"modulate/workerd/runner"
 	"modulate/workerd/sandbox"
@@ -15,6 +17,55 @@ import (
 // Options say how a machine is used.
 type Options struct {
 	Slots int // attempts at once, of all workers that share the Host; 1 when 0
+}
+
+// A Plan is what contains the scripts of a machine, and how its runtimes are
+// called in there.
+type Plan struct {
+	Sandbox  sandbox.Config
+	Runtimes map[string][]string // name to command; see runner.Job.Command
+	Missing  string              // of what could contain them, and why; "": nothing
+}
+
+// Plan finds out what this machine can do, and what of that contains the
+// scripts of m where slots of them run at once. ErrLacking.
+func (m Machine) Plan(slots int) (Plan, error) {
+	p := Plan{Runtimes: runner.Runtimes(m.Runtimes)}
+	if m.Sandbox.Level == sandbox.None {
+		p.Sandbox.Level = sandbox.None
+		return p, nil
+	}
+	r := sandbox.Probe()
+	level, err := m.level(r)
+	if err != nil {
+		return Plan{}, err
+	}
+	p.Sandbox = m.config(level, slots)
+	if level == sandbox.None {
+		p.Missing = r.Sandbox.Text
+		return p, nil
+	}
+	if !r.Groups.OK {
+		p.Missing = r.Groups.Text
+		p.Sandbox.Limits = sandbox.Limits{Scratch: p.Sandbox.Limits.Scratch}
+	}
+	p.Sandbox.Prefixes, p.Runtimes = prefixes(p.Runtimes)
+	p.Sandbox.CLI = findCLI()
+	return p, nil
+}
+
+// findCLI looks for the command modulate: it is what runs, or lies beside it.
+// "": there is none.
+func findCLI() string {
+	self, err := os.Executable()
+	if err != nil {
+		return ""
+	}
+	beside := filepath.Join(filepath.Dir(self), "modulate")
+	if info, err := os.Stat(beside); err != nil || !info.Mode().IsRegular() {
+		return ""
+	}
+	return beside
 }
 
 // A Host is this machine, ready to run scripts. It is shared by the workers of

@@ -82,6 +82,10 @@ type Result struct {
 	MaxRSS int64         // bytes, the largest single process; on Linux no less than the worker's own (exec inherits it)
 	Err    error         // when Failed; else what went wrong beside: an output that was not taken, collecting, removing
 
+	// Evidence of what contains the script. It counts where the script failed.
+	OOM      bool // the kernel killed part of it, which wanted more than its memory
+	DiskFull bool // nothing was left in the end of its room for files
+
 	// Forget is called once what became of the job is known for good, or
 	// stands where another process finds it: until then the job can be
 	// adopted. nil: nothing is kept of it.

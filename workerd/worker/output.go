@@ -36,7 +36,8 @@ func (j *job) outcome(res runner.Result) *promise.Outcome {
 	return out
 }
 
-// fate says how the script ended.
+// fate says how the script ended. What it ran out of is the cause only where it
+// failed by itself: who ends well has managed with what there is.
 func (j *job) fate(out *promise.Outcome, res runner.Result) {
 	switch res.End {
 	case runner.Exited:
@@ -53,9 +54,8 @@ func (j *job) fate(out *promise.Outcome, res runner.Result) {
 	default:
 		j.badHost(out, res.Err)
 	}
-	if j.memoryOut != "" && (out.Cause == promise.CauseExit || out.Cause == promise.CauseSignal) {
-		out.Cause = promise.CauseGPUOutOfMemory
-		out.Error = problem("gpu-out-of-memory", "the script ran out of its device's memory", "%s", j.memoryOut)
+	if out.Cause == promise.CauseExit || out.Cause == promise.CauseSignal {
+		j.short(out, res)
 	}
 	switch {
 	case j.left.err != nil:
@@ -68,6 +68,23 @@ func (j *job) fate(out *promise.Outcome, res runner.Result) {
 		out.Error = problem("output", "not all of its output was taken", "%v", res.Err)
 	default:
 		out.Error = j.left.problem
+	}
+}
+
+// short says what the script ran out of, if it did.
+func (j *job) short(out *promise.Outcome, res runner.Result) {
+	switch {
+	case j.memoryOut != "":
+		out.Cause = promise.CauseGPUOutOfMemory
+		out.Error = problem("gpu-out-of-memory", "the script ran out of its device's memory", "%s", j.memoryOut)
+	case res.OOM:
+		out.Cause = promise.CauseOutOfMemory
+		out.Error = problem("out-of-memory", "the script ran out of memory",
+			"the kernel killed a process of it that wanted more memory than a script has on this machine")
+	case res.DiskFull:
+		out.Cause = promise.CauseDiskFull
+		out.Error = problem("disk-full", "the script filled its disk",
+			"it failed with nothing left of the room for files that a script has on this machine")
 	}
 }
 

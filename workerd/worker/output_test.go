@@ -172,6 +172,37 @@ func TestOutputIsShippedWhileTheScriptRuns(t *testing.T) {
 	})
 }
 
+// What the sandbox took away is the cause where the script failed, and only
+// there.
+func TestCauseByEvidence(t *testing.T) {
+	for name, c := range map[string]struct {
+		res  runner.Result
+		want promise.Cause
+	}{
+		"exit":                   {runner.Result{Code: 1}, promise.CauseExit},
+		"signal":                 {runner.Result{End: runner.Signalled, Signal: 9}, promise.CauseSignal},
+		"oom":                    {runner.Result{End: runner.Signalled, Signal: 9, OOM: true}, promise.CauseOutOfMemory},
+		"oom of a child":         {runner.Result{Code: 1, OOM: true}, promise.CauseOutOfMemory},
+		"oom that was borne":     {runner.Result{OOM: true}, promise.CauseOK},
+		"oom, then too long":     {runner.Result{End: runner.TimedOut, OOM: true}, promise.CauseTimeout},
+		"full disk":              {runner.Result{Code: 1, DiskFull: true}, promise.CauseDiskFull},
+		"full disk, borne":       {runner.Result{DiskFull: true}, promise.CauseOK},
+		"full disk, then killed": {runner.Result{End: runner.Signalled, Signal: 15, DiskFull: true}, promise.CauseDiskFull},
+		"both":                   {runner.Result{Code: 1, OOM: true, DiskFull: true}, promise.CauseOutOfMemory},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(t *testing.T, w *world) {
+				w.hire("w1", func(context.Context, runner.Job) runner.Result { return c.res }, nil)
+				w.submit("a", nil)
+				rec := w.settled("a", time.Minute)
+				if rec.Outcome.Cause != c.want || rec.Outcome.ExitCode != c.res.Code || rec.Outcome.Signal != int(c.res.Signal) {
+					t.Errorf("%+v, want %s", rec.Outcome, c.want)
+				}
+			})
+		})
+	}
+}
+
 // The output of a failed attempt is read from the blobs, for no outcome of it
 // is kept.
 func TestOutputOfARetriedAttempt(t *testing.T) {
