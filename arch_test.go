@@ -79,8 +79,9 @@ var rules = map[string]rule{
 		ours: []string{"internal/promise", "internal/blob"}, others: []string{awsSDK, "github.com/aws/smithy-go"},
 	},
 
-	"internal/engine": {ours: ports},
-	"internal/api":    {ours: shell, others: []string{"github.com/go-json-experiment/json", "github.com/oklog/ulid/v2"}},
+	"internal/engine":   {ours: ports},
+	"internal/delivery": {ours: append([]string{"functions/router/protocol"}, shell...)},
+	"internal/api":      {ours: shell, others: []string{"github.com/go-json-experiment/json", "github.com/oklog/ulid/v2"}},
 	"internal/lambdahttp": {
 		ours: []string{"internal/api"}, others: []string{"github.com/aws/aws-lambda-go/lambdacontext", "github.com/go-json-experiment/json"},
 	},
@@ -94,7 +95,7 @@ var rules = map[string]rule{
 		ours: append([]string{
 			"internal/lock", "internal/spool",
 			"internal/sqlite", "internal/store/sqlitestore", "internal/queue/sqlitequeue", "internal/blob/fileblob",
-			"functions/router/dispatch", "functions/status/read",
+			"functions/router/dispatch", "functions/router/protocol", "functions/status/read", "internal/delivery",
 		}, edge...),
 		others: []string{"golang.org/x/sys"},
 	},
@@ -114,6 +115,7 @@ var rules = map[string]rule{
 	"functions/status":          {ours: lambdas("functions/status/read"), others: []string{"github.com/aws/aws-lambda-go"}},
 	"functions/sweeper":         {ours: lambdas("functions/sweeper/sweep"), others: []string{"github.com/aws/aws-lambda-go"}},
 	"functions/router/dispatch": {ours: edge, others: []string{"github.com/go-json-experiment/json"}},
+	"functions/router/protocol": {ours: shell},
 	"functions/status/read":     {ours: edge},
 	"functions/sweeper/sweep":   {ours: shell},
 

@@ -31,6 +31,7 @@ type dev struct {
 	config   string
 	machine  host.Machine // what config says
 	verbose  bool
+	debug    bool
 }
 
 func (a *app) devCommand() *cobra.Command {
@@ -40,7 +41,10 @@ func (a *app) devCommand() *cobra.Command {
 		Long: `Run all of Modulate in one process, on the store in .modulate (--dir). It
 answers on the loopback address only. Ctrl-C lets scripts that run go on for
 --drain, then kills them and gives them back; a second Ctrl-C does that at once.
-Killed in any way and started again, it goes on where it was.`,
+Killed in any way and started again, it goes on where it was.
+
+It is a server for programs with a Resonate SDK too: their URL is its address
+(docs/resonate.md).`,
 		Example: "  modulate dev --machines cpu:4,gpu:1 --listen 127.0.0.1:0",
 		RunE:    func(cmd *cobra.Command, _ []string) error { return d.run(cmd.Context()) },
 	}
@@ -49,6 +53,7 @@ Killed in any way and started again, it goes on where it was.`,
 	f.StringVar(&d.machines, "machines", "cpu,gpu", "`LIST` of machines to work for, with their slots: cpu:4,gpu:1")
 	f.StringVar(&d.config, "config", "", "`FILE` that describes this machine: machine.toml")
 	f.Var(&d.drain, "drain", "how long scripts may go on once it is to stop")
+	f.BoolVar(&d.debug, "protocol-debug", false, "serve debug.* of the Resonate protocol: anyone may wipe the store and set the clock, and nothing runs by itself")
 	f.BoolVarP(&d.verbose, "verbose", "v", false, "log what happens, not only what is wrong")
 	return cmd
 }
@@ -69,11 +74,14 @@ func (d *dev) run(ctx context.Context) error {
 		return err
 	}
 	defer lock.Close()
-	l, err := local.Open(ctx, local.Config{Dir: d.storeDir(), Log: d.log()})
+	l, err := local.Open(ctx, local.Config{Dir: d.storeDir(), Log: d.log(), Serve: true, Debug: d.debug})
 	if err != nil {
 		return err
 	}
 	defer l.Close()
+	if d.debug {
+		d.line("DEBUG MODE: any request may wipe " + d.storeDir() + " and say what time it is; no script and no timer runs by itself")
+	}
 	listener, err := net.Listen("tcp", d.listen)
 	if err != nil {
 		return badInput("--listen %s: %w", d.listen, errors.Unwrap(err)).hint("take a free port with --listen 127.0.0.1:0")
@@ -127,7 +135,7 @@ func (d *dev) serve(ctx context.Context, l *local.Local, listener net.Listener, 
 	err = server.Run(ctx, server.Config{
 		Local: l, Listener: listener, Machines: machines,
 		Runner: h.Runner, Runtimes: h.Runtimes, Temp: h.Temp,
-		Drain: d.drain.value, Hard: d.signals.hard, Log: d.log(),
+		Debug: d.debug, Drain: d.drain.value, Hard: d.signals.hard, Log: d.log(),
 		Ready: func() error { return d.ready(listener, machines, h.Contains()) },
 	})
 	if !errors.Is(err, errInterrupted) {

@@ -204,8 +204,7 @@ func TestFence(t *testing.T) {
 func TestScheduleRuns(t *testing.T) {
 	b := newBench(t)
 	c := promise.Schedule{ID: "s", Cron: "* * * * *", PromiseID: "{{.id}}.{{.timestamp}}", Timeout: 60_000, Tags: map[string]string{promise.TagTarget: "poll://any@gpu"}}
-	rec := promise.NewSchedule("local", c, b.now())
-	b.must(rec.ID, promise.Create{Record: rec})
+	rec := b.must("", promise.Create{Record: promise.NewSchedule("local", c)})
 	first := rec.Protocol.Schedule.NextAt
 	b.pass(first.Sub(b.now()) + 2*time.Minute)
 	b.dying(PointWritten, 1, func(e *Engine) { e.Apply(t.Context(), rec.ID, promise.Tick{}) })

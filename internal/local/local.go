@@ -6,6 +6,7 @@
 //	blobs/      scripts, inputs, outputs (package fileblob)
 //	spool/      outcomes that workers could not settle yet (package spool)
 //	dev.lock    held by the dev that serves the directory; says where
+//	held        which tasks the workers of other programs hold (package delivery)
 package local
 
 import (
@@ -19,10 +20,12 @@ import (
 	"time"
 
 	"modulate/functions/router/dispatch"
+	"modulate/functions/router/protocol"
 	"modulate/functions/status/read"
 	"modulate/internal/api"
 	"modulate/internal/blob"
 	"modulate/internal/blob/fileblob"
+	"modulate/internal/delivery"
 	"modulate/internal/engine"
 	"modulate/internal/queue"
 	"modulate/internal/queue/sqlitequeue"
@@ -44,6 +47,12 @@ const (
 type Config struct {
 	Dir string       // made if it is not there
 	Log *slog.Logger // nil: discarded
+
+	// Serve is set by who serves the directory: workers of other programs
+	// connect to it.
+	Serve bool
+	// Debug has the protocol's door serve debug.*; nothing happens by itself then.
+	Debug bool
 }
 
 // Local is an open directory. Its fields are not changed; its methods may be
@@ -58,6 +67,7 @@ type Local struct {
 	log     *slog.Logger
 	db      *sqlite.DB
 	handler http.Handler
+	hub     *delivery.Hub // nil unless it is served
 }
 
 // Open opens the directory.
@@ -82,11 +92,37 @@ func Open(ctx context.Context, cfg Config) (*Local, error) {
 		l.log = slog.New(slog.DiscardHandler)
 	}
 	l.Engine = &engine.Engine{Store: l.Store, Queue: l.Queue, Blobs: blobs, Log: l.log}
-	l.handler = api.Join(
+	door := protocol.Config{Engine: l.Engine, Search: l.Store, Log: l.log}
+	if cfg.Debug {
+		door.Debug = &protocol.Debug{Wipe: l.Store.Wipe}
+	}
+	if cfg.Serve {
+		if l.hub, err = delivery.New(delivery.Config{Engine: l.Engine, Held: filepath.Join(cfg.Dir, "held"), Log: l.log}); err != nil {
+			return nil, errors.Join(err, db.Close())
+		}
+		l.Engine.Notify, door.Delivery = l.hub.Notify, l.hub
+	}
+	l.handler = l.join(protocol.New(door), api.Join(
 		dispatch.New(dispatch.Config{Engine: l.Engine, Roster: l.Store, Log: l.log}),
 		read.New(read.Config{Engine: l.Engine, Roster: l.Store, Log: l.log}),
-	)
+	))
 	return l, nil
+}
+
+// join serves the protocol's door beside the API.
+func (l *Local) join(door, rest http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	if l.hub != nil {
+		mux.Handle("GET /poll/{group}/{pid}", l.hub)
+	}
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if protocol.Serves(r) {
+			door.ServeHTTP(w, r)
+			return
+		}
+		rest.ServeHTTP(w, r)
+	})
+	return mux
 }
 
 // Handler serves the HTTP API: router and status in one.
@@ -99,7 +135,13 @@ func (l *Local) Spool(worker string) (*spool.Spool, error) {
 
 // Close ends what Open has begun. What was handed to the queue is written
 // first.
-func (l *Local) Close() error { return l.db.Close() }
+func (l *Local) Close() error {
+	var err error
+	if l.hub != nil {
+		err = l.hub.Close()
+	}
+	return errors.Join(err, l.db.Close())
+}
 
 // Maintain removes, once a day until ctx ends, what is older than its
 // retention. Doing so twice at once is harmless.

@@ -118,9 +118,8 @@ const Schedules = "%schedule"
 // ScheduleID returns the id under which a schedule is stored.
 func ScheduleID(id string) string { return Schedules + ":" + EncodeID(id) }
 
-// NewSchedule returns what a schedule is created with at now.
-func NewSchedule(owner string, c Schedule, now Time) Record {
-	c.NextAt = c.following(now)
+// NewSchedule returns what a schedule is created with.
+func NewSchedule(owner string, c Schedule) Record {
 	return Record{
 		ID: ScheduleID(c.ID), Owner: owner, Machine: SDKQueue, DeadlineAt: 1<<63 - 1, Protocol: &Protocol{Schedule: &c},
 	}

@@ -133,10 +133,11 @@ func (s *step) open(ev Create) {
 	p.Tags, p.Param.Headers = maps.Clone(p.Tags), maps.Clone(p.Param.Headers)
 	s.rec.Protocol = &p
 	s.change()
+	s.rec.Task = Task{}
 	if p.Schedule != nil {
+		p.Schedule = p.Schedule.at(s.now)
 		return
 	}
-	s.rec.Task = Task{}
 	if p.Tags[TagTarget] != "" {
 		s.rec.Task.State = TaskPending
 	}

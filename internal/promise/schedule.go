@@ -76,11 +76,16 @@ func (s *step) reschedule(ev Reschedule) error {
 	if !s.rec.State.Terminal() || s.rec.Protocol == nil || s.rec.Protocol.Schedule == nil {
 		return ErrExists
 	}
-	next := ev.Schedule
-	p := s.protocol()
-	p.Schedule = &next
+	s.protocol().Schedule = ev.Schedule.at(s.now)
 	s.rec.State, s.rec.SettledAt, s.rec.CreatedAt = Pending, 0, s.now
 	return nil
+}
+
+// at returns the schedule as it begins.
+func (c Schedule) at(now Time) *Schedule {
+	c.Param.Headers, c.Tags = maps.Clone(c.Param.Headers), maps.Clone(c.Tags)
+	c.LastAt, c.NextAt = 0, c.following(now)
+	return &c
 }
 
 // following returns the run after at; 0: there is none any more.

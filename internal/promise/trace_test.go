@@ -233,9 +233,7 @@ func (tr *trace) state(name string) State {
 }
 
 func (tr *trace) schedule(cron string) *Schedule {
-	c := &Schedule{ID: "s", Cron: strings.ReplaceAll(cron, "_", " "), PromiseID: "{{.id}}.{{.timestamp}}", Timeout: 1000}
-	c.NextAt = c.following(tr.now)
-	return c
+	return &Schedule{ID: "s", Cron: strings.ReplaceAll(cron, "_", " "), PromiseID: "{{.id}}.{{.timestamp}}", Timeout: 1000}
 }
 
 func (tr *trace) open(args []string) Create {

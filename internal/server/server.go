@@ -40,6 +40,7 @@ type Config struct {
 	Temp     string          // directory for the scripts' sockets; "": the system's
 	Drain    time.Duration   // how long scripts may go on once it is to stop
 	Hard     context.Context // when it ends, scripts are killed at once
+	Debug    bool            // the directory was opened so: nobody works and sweeps
 	Ready    func() error    // called once, when everything is up
 	Log      *slog.Logger    // nil: discarded
 }
@@ -54,6 +55,7 @@ type Machine struct {
 type server struct {
 	Config
 	http    *http.Server
+	sweeper *sweep.Sweeper
 	fail    context.CancelCauseFunc
 	answers sync.WaitGroup
 	works   sync.WaitGroup
@@ -68,7 +70,8 @@ func Run(ctx context.Context, cfg Config) error {
 	defer fail(nil)
 	requests, endRequests := context.WithCancel(context.WithoutCancel(ctx))
 	defer endRequests()
-	s := &server{Config: cfg, fail: fail}
+	s := &server{Config: cfg, fail: fail, sweeper: sweep.New(sweep.Config{Engine: cfg.Local.Engine, Log: cfg.Log})}
+	cfg.Local.Engine.Expect = s.sweeper.Expect
 	s.http = &http.Server{
 		Handler: api.Loopback(cfg.Local.Handler()), ReadHeaderTimeout: headerTime, IdleTimeout: idleTime,
 		BaseContext: func(net.Listener) context.Context { return requests },
@@ -97,6 +100,9 @@ func (s *server) answer() {
 // work starts a worker for each machine, the sweeper, and the upkeep of the
 // directory.
 func (s *server) work(ctx context.Context) error {
+	if s.Debug {
+		return nil // nothing happens by itself
+	}
 	host, err := os.Hostname()
 	if err != nil {
 		host = "localhost"
@@ -123,8 +129,7 @@ func (s *server) work(ctx context.Context) error {
 			}
 		})
 	}
-	sweeper := sweep.New(sweep.Config{Engine: s.Local.Engine, Log: s.Log})
-	s.works.Go(func() { sweeper.Run(ctx) }) // it ends with ctx and by nothing else
+	s.works.Go(func() { s.sweeper.Run(ctx) }) // it ends with ctx and by nothing else
 	s.works.Go(func() { s.Local.Maintain(ctx) })
 	return nil
 }

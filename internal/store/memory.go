@@ -222,6 +222,14 @@ func (m *Memory) ascending(limit int, match func(item) bool) ([]promise.Record, 
 	return recs, nil
 }
 
+// Wipe removes every promise, for tests of the protocol.
+func (m *Memory) Wipe(context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	clear(m.items)
+	return nil
+}
+
 // find returns the items that match, in no order. m.mu is held.
 func (m *Memory) find(match func(item) bool) []item {
 	var found []item

@@ -48,23 +48,27 @@ type Config struct {
 type Sweeper struct {
 	engine *engine.Engine
 	log    *slog.Logger
+	alarm  alarm
 }
 
 // New returns a Sweeper.
 func New(cfg Config) *Sweeper {
-	return &Sweeper{engine: cfg.Engine, log: cmp.Or(cfg.Log, slog.New(slog.DiscardHandler))}
+	return &Sweeper{
+		engine: cfg.Engine, log: cmp.Or(cfg.Log, slog.New(slog.DiscardHandler)), alarm: alarm{poke: make(chan struct{}, 1)},
+	}
 }
 
 // Run makes one pass after the other until ctx is cancelled. While nothing is
 // due it asks the index every 5 s and does no more: a lease may be as short as
-// a second, and what is lost under it must not wait for the next minute. A
+// a second, and what is lost under it must not wait for the next minute. What
+// it was told to expect it looks for in time. A
 // pass that fails is logged; the next one is made all the same.
 func (s *Sweeper) Run(ctx context.Context) error {
 	for {
 		if err := s.Pass(ctx); err != nil && ctx.Err() == nil {
 			s.log.WarnContext(ctx, "a sweep was not whole", "error", err)
 		}
-		if !wait(ctx, beat()) {
+		if !s.rest(ctx, beat()) {
 			return nil
 		}
 	}
@@ -88,8 +92,9 @@ func (s *Sweeper) Pass(ctx context.Context) error {
 		if err := s.look(ctx, until); err != nil {
 			errs = append(errs, err)
 		}
+		s.ahead(ctx)
 		pause := beat()
-		if time.Now().Add(pause).After(until) || !wait(ctx, pause) {
+		if time.Now().Add(pause).After(until) || !s.rest(ctx, pause) {
 			return errors.Join(errs...)
 		}
 	}
@@ -194,16 +199,4 @@ func (l *look) failed(ctx context.Context, id string, err error) {
 // resend reports whether a tick of rec does no more than send again.
 func resend(rec promise.Record, now promise.Time) bool {
 	return rec.State == promise.Pending && now < rec.DeadlineAt && rec.Task.State == promise.TaskPending && now >= rec.ResendAt
-}
-
-// wait reports whether d passed before ctx's end.
-func wait(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

@@ -325,6 +325,25 @@ func (s *Store) remove(ctx context.Context, ids []string) (removed int, err erro
 	return removed, err
 }
 
+// Wipe removes every promise, for tests of the protocol.
+func (s *Store) Wipe(ctx context.Context) error {
+	return ours(s.db.Write(ctx, func(tx *sqlite.Tx) error {
+		var ids []string
+		err := tx.Query("SELECT id FROM promise", func(row []any) error {
+			ids = append(ids, row[0].(string))
+			return nil
+		})
+		for _, id := range ids {
+			tx.Keep(id, nil, 0)
+			tx.Note(sqlite.Note{Kind: sqlite.Promise, Name: id})
+		}
+		if err == nil {
+			_, err = tx.Exec("DELETE FROM promise")
+		}
+		return err
+	}))
+}
+
 // ours turns the file's errors into the store's.
 func ours(err error) error {
 	if errors.Is(err, sqlite.ErrFull) {

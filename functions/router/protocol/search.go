@@ -1,0 +1,117 @@
+package protocol
+
+import (
+	"modulate/internal/promise"
+)
+
+// The limits of a page.
+const (
+	defaultPage  = 100
+	defaultSched = 10
+	maxPage      = 1000
+	looked       = 1000 // records at once
+)
+
+// query is the data of the searches.
+type query struct {
+	State  *string           `json:"state"`
+	Tags   map[string]string `json:"tags"`
+	Limit  *int              `json:"limit"`
+	Cursor *string           `json:"cursor"`
+}
+
+func (q query) check(limit int) (after string, n int, err error) {
+	if q.Limit != nil {
+		limit = *q.Limit
+	}
+	if limit < 1 || limit > maxPage {
+		return "", 0, invalid("Invalid data: limit must be within 1 and %d", maxPage)
+	}
+	if q.Cursor != nil {
+		after = promise.EncodeID(*q.Cursor)
+	}
+	return after, limit, nil
+}
+
+// search goes through the caller's records after an id until limit match. The
+// cursor is the last one's, if there are others.
+func (c *call) search(after string, limit int, match func(promise.Record) bool) (found []promise.Record, cursor *string, err error) {
+	for {
+		page, err := c.Search.Search(c.ctx, after, looked)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, rec := range page {
+			after = rec.ID
+			if rec.Owner != c.owner || rec.Protocol != nil && rec.Protocol.Schedule != nil || !match(rec) {
+				continue
+			}
+			if len(found) == limit {
+				last := promise.DecodeID(found[limit-1].ID)
+				return found, &last, nil
+			}
+			found = append(found, rec)
+		}
+		if len(page) < looked {
+			return found, nil, nil
+		}
+	}
+}
+
+func (c *call) promiseSearch() (reply, error) {
+	var q query
+	if err := read(c.data, &q); err != nil {
+		return reply{}, err
+	}
+	after, limit, err := q.check(defaultPage)
+	if err != nil {
+		return reply{}, err
+	}
+	match := func(promise.Record) bool { return true }
+	if q.State != nil {
+		state, ok := promise.ParseState(*q.State)
+		if !ok {
+			return reply{}, invalid("Invalid data: %q is no state", *q.State)
+		}
+		match = func(rec promise.Record) bool { return rec.State == state }
+	}
+	found, cursor, err := c.search(after, limit, func(rec promise.Record) bool { return match(rec) && matches(view(rec).Tags, q.Tags) })
+	views := []promiseView{}
+	for _, rec := range found {
+		views = append(views, view(rec))
+	}
+	return reply{data: page{Promises: &views, Cursor: cursor}}, err
+}
+
+// page is the answer to a search: one of the lists is set.
+type page struct {
+	Promises  *[]promiseView  `json:"promises,omitempty"`
+	Tasks     *[]taskView     `json:"tasks,omitempty"`
+	Schedules *[]scheduleView `json:"schedules,omitempty"`
+	Cursor    *string         `json:"cursor,omitempty"`
+}
+
+func (c *call) taskSearch() (reply, error) {
+	var q query
+	if err := read(c.data, &q); err != nil {
+		return reply{}, err
+	}
+	after, limit, err := q.check(defaultPage)
+	if err != nil {
+		return reply{}, err
+	}
+	match := func(rec promise.Record) bool { return rec.Task.State != promise.TaskNone }
+	if q.State != nil {
+		state, ok := parseTaskState(*q.State)
+		if !ok {
+			return reply{}, invalid("Invalid data: %q is no state of a task", *q.State)
+		}
+		match = func(rec promise.Record) bool { return rec.Task.State == state }
+	}
+	found, cursor, err := c.search(after, limit, match)
+	views := []taskView{}
+	for _, rec := range found {
+		views = append(views, taskOf(rec))
+	}
+	return reply{data: page{Tasks: &views, Cursor: cursor}}, err
+}

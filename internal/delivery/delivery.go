@@ -1,0 +1,249 @@
+// Package delivery brings the tasks of other programs to their workers, and the
+// ends of promises to who listens: the half of the Resonate protocol in which
+// the server speaks. Workers connect by `GET /poll/{group}/{pid}`, a stream of
+// server-sent events, and take and settle by package protocol's door.
+//
+// Nothing is kept here that cannot be lost. The messages of a group stay in its
+// queue, hidden, until their task is held no longer; a worker that connects late
+// finds them there. One that goes away leaves them to the next.
+package delivery
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"modulate/functions/router/protocol"
+	"modulate/internal/engine"
+	"modulate/internal/promise"
+	"modulate/internal/queue"
+)
+
+// Times of a delivery.
+const (
+	takeTime    = 10 * time.Second // within which a worker takes what it was sent
+	absentTime  = 5 * time.Second  // until a task is offered again whose worker is not connected
+	leaseSlack  = time.Second      // by which a message comes back after its task's lease
+	maxHide     = 11 * time.Hour   // a message is hidden for 12 hours at most
+	forgetAfter = 10 * time.Minute // an end that nobody came to hear of
+)
+
+// Config is what a Hub needs.
+type Config struct {
+	Engine *engine.Engine
+	URL    string       // where workers take what they are sent; "": they know
+	Held   string       // file that keeps who holds which task; "": it is not kept
+	Log    *slog.Logger // nil: discarded
+}
+
+// A Hub is where workers are connected. Its methods may be called from any
+// goroutine.
+type Hub struct {
+	Config
+	held *held
+
+	mu     sync.Mutex
+	groups map[string]*group
+	sent   map[string]*sent         // by the stored id of the task
+	ears   map[string]map[ear]bool  // who listens, by the stored id
+	unsaid map[ear]map[string]ended // ends that nobody was there to hear
+}
+
+var _ protocol.Delivery = (*Hub)(nil)
+
+// ear is a worker that listens, or with an empty id any of its group.
+type ear struct{ group, id string }
+
+// ended is an end that is to be told.
+type ended struct {
+	message []byte
+	at      time.Time
+}
+
+// sent is a message of a queue that was sent on, or whose task is held.
+type sent struct {
+	queue, receipt string
+	to             *conn
+	taken          bool
+}
+
+// group is the workers of a name that are connected.
+type group struct {
+	conns []*conn
+	next  int // whose turn it is
+	stop  context.CancelFunc
+}
+
+// New returns a Hub. Close ends it.
+func New(c Config) (*Hub, error) {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	h := &Hub{
+		Config: c, groups: make(map[string]*group), sent: make(map[string]*sent),
+		ears: make(map[string]map[ear]bool), unsaid: make(map[ear]map[string]ended),
+	}
+	var err error
+	h.held, err = openHeld(c.Held)
+	return h, err
+}
+
+// Close ends what New has begun. The connections must have ended.
+func (h *Hub) Close() error { return h.held.close() }
+
+// receive hands the messages of a group to its workers until ctx ends.
+func (h *Hub) receive(ctx context.Context, name string) {
+	for pause := time.Duration(0); ctx.Err() == nil; {
+		got, err := h.Engine.Queue.Receive(ctx, promise.SDKQueue+name, queue.MaxReceive, takeTime, queue.MaxWait)
+		if err != nil && ctx.Err() == nil {
+			pause = min(2*pause+100*time.Millisecond, 30*time.Second)
+			h.Log.WarnContext(ctx, "a group's queue does not answer", "group", name, "error", err)
+			wait(ctx, rand.N(pause))
+			continue
+		}
+		pause = 0
+		for _, d := range got {
+			if err := h.handle(context.WithoutCancel(ctx), name, d); err != nil {
+				h.Log.WarnContext(ctx, "a message is left in its queue", "group", name, "error", err)
+			}
+		}
+	}
+}
+
+// handle does with one message what its task's record asks for.
+func (h *Hub) handle(ctx context.Context, name string, d queue.Delivery) error {
+	q := promise.SDKQueue + name
+	m, err := queue.Decode(d.Body)
+	switch {
+	case errors.Is(err, queue.ErrNewer):
+		return h.Engine.Queue.Extend(ctx, q, d.Receipt, time.Minute)
+	case err != nil:
+		return h.Engine.Queue.Bury(ctx, q, d)
+	}
+	rec, err := h.Engine.Apply(ctx, m.ID, promise.Tick{})
+	if errors.Is(err, promise.ErrNotFound) {
+		return h.Engine.Queue.Delete(ctx, q, d.Receipt)
+	}
+	if err != nil {
+		return err
+	}
+	now := h.Engine.Time()
+	switch {
+	case rec.Task.State == promise.TaskAcquired:
+		h.keep(ctx, m.ID, &sent{queue: q, receipt: d.Receipt, taken: true})
+		return h.Engine.Queue.Extend(ctx, q, d.Receipt, min(rec.Task.LeaseEnd.Sub(now)+leaseSlack, maxHide))
+	case rec.Task.State != promise.TaskPending:
+		return h.Engine.Queue.Delete(ctx, q, d.Receipt)
+	case rec.NotBefore > now:
+		return h.Engine.Queue.Extend(ctx, q, d.Receipt, min(rec.NotBefore.Sub(now), maxHide))
+	}
+	return h.send(ctx, rec, d)
+}
+
+// send sends a pending task to a worker, or has it offered again soon.
+func (h *Hub) send(ctx context.Context, rec promise.Record, d queue.Delivery) error {
+	address, ok := promise.ParseAddress(rec.Tag(promise.TagTarget))
+	if !ok { // a script that is in the wrong queue
+		return h.Engine.Queue.Delete(ctx, rec.Machine, d.Receipt)
+	}
+	s := &sent{queue: rec.Machine, receipt: d.Receipt}
+	body := encode(protocol.Execute(promise.DecodeID(rec.ID), rec.Task.Version, h.URL))
+	h.mu.Lock()
+	s.to = h.offer(address, event{body: body})
+	h.mu.Unlock()
+	if s.to == nil {
+		return h.Engine.Queue.Extend(ctx, rec.Machine, d.Receipt, absentTime)
+	}
+	h.keep(ctx, rec.ID, s)
+	return nil
+}
+
+// keep remembers a message; one that it takes the place of has had its time.
+func (h *Hub) keep(ctx context.Context, id string, s *sent) {
+	h.mu.Lock()
+	old := h.sent[id]
+	h.sent[id] = s
+	h.mu.Unlock()
+	if old != nil && old.receipt != s.receipt {
+		h.delete(ctx, old)
+	}
+}
+
+func (h *Hub) delete(ctx context.Context, s *sent) {
+	if err := h.Engine.Queue.Delete(ctx, s.queue, s.receipt); err != nil && !errors.Is(err, queue.ErrReceipt) {
+		h.Log.DebugContext(ctx, "a message stays for now", "error", err)
+	}
+}
+
+// offer gives an event to a worker that the address names. nil: there is none
+// that takes it. h.mu is held.
+func (h *Hub) offer(a promise.Address, e event) *conn {
+	g := h.groups[a.Group]
+	if g == nil {
+		return nil
+	}
+	for _, c := range g.conns {
+		if c.ear.id == a.ID && a.ID != "" && c.put(e) {
+			return c
+		}
+	}
+	if a.Only {
+		return nil
+	}
+	for range g.conns {
+		c := g.conns[g.next%len(g.conns)]
+		g.next++
+		if c.put(e) {
+			return c
+		}
+	}
+	return nil
+}
+
+// Acquired is that of [protocol.Delivery]: the message follows the lease.
+func (h *Hub) Acquired(id string, version uint64, pid string, ttl time.Duration) {
+	h.held.acquired(id, version, pid)
+	h.mu.Lock()
+	s := h.sent[id]
+	if s != nil {
+		s.taken = true
+	}
+	h.mu.Unlock()
+	if s != nil {
+		ctx, stop := context.WithTimeout(context.Background(), takeTime)
+		defer stop()
+		if err := h.Engine.Queue.Extend(ctx, s.queue, s.receipt, min(ttl+leaseSlack, maxHide)); err != nil {
+			h.Log.DebugContext(ctx, "a message comes back early", "id", id, "error", err)
+		}
+	}
+}
+
+// Left is that of [protocol.Delivery]: the message has done its work.
+func (h *Hub) Left(id string) {
+	h.held.left(id)
+	h.mu.Lock()
+	s := h.sent[id]
+	delete(h.sent, id)
+	h.mu.Unlock()
+	if s != nil {
+		ctx, stop := context.WithTimeout(context.Background(), takeTime)
+		defer stop()
+		h.delete(ctx, s)
+	}
+}
+
+// Held is that of [protocol.Delivery].
+func (h *Hub) Held(pid string) []protocol.Held { return h.held.of(pid) }
+
+// wait returns after d, or at ctx's end.
+func wait(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
