@@ -124,7 +124,7 @@ var rules = map[string]rule{
 	"cmd/modulate-keeper": {ours: []string{"workerd/keeper"}},
 	"workerd/runner":      {ours: []string{"workerd/keeper"}, others: []string{"golang.org/x/sys"}},
 	"workerd/worker": {
-		ours:   append([]string{"workerd/device", "workerd/runner"}, edge...),
+		ours:   append([]string{"workerd/uv", "workerd/device", "workerd/runner"}, edge...),
 		others: []string{"golang.org/x/sys", "github.com/oklog/ulid/v2"},
 	},
 
@@ -137,6 +137,8 @@ var rules = map[string]rule{
 	"workerd/device": {},
 	"workerd/notice": {ours: []string{"internal/promise"}},
 
+	"workerd/uv": {ours: []string{"internal/lock"}, others: []string{"github.com/BurntSushi/toml"}},
+
 	"workerd": {
 		ours: append([]string{
 			"workerd/notice",
@@ -148,6 +150,7 @@ var rules = map[string]rule{
 	},
 	"cmd/modulate": {
 		ours: append([]string{
+			"workerd/uv",
 			"workerd/worker", "workerd/runner", "workerd/host", "internal/local", "internal/server", "internal/spool", "internal/account",
 		}, edge...),
 		others: []string{

@@ -33,7 +33,9 @@ type Config struct {
 	File    string        // --config: machine.toml, see host.Machine
 	Drain   time.Duration // --drain: how long scripts may go on once it is to stop
 	Health  string        // --health: loopback address to tell its health and metrics at; "": nowhere
+	Notices bool          // --notices: ask the instance's metadata whether it is to go away
 	NoSweep bool          // --no-sweep: leave repairs to others
+	Log     string        // --log: text or json
 	Verbose bool          // --verbose: log what happens, not only what is wrong
 }
 
@@ -52,8 +54,10 @@ func (c *Config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.Name, "name", "", "`NAME` of this worker, which no other has (default: host, process, machine)")
 	f.StringVar(&c.File, "config", "", "`FILE` that describes this machine: machine.toml")
 	f.DurationVar(&c.Drain, "drain", 30*time.Second, "how long scripts may go on once it is to stop")
-	f.StringVar(&c.Health, "health", "", "loopback `ADDRESS` that serves /healthz and /metrics, such as 127.0.0.1:9460")
+	f.StringVar(&c.Health, "health", "", "loopback `ADDRESS` that serves /healthz, /readyz and /metrics, such as 127.0.0.1:9460")
+	f.BoolVar(&c.Notices, "notices", false, "drain when AWS says that this instance is to go away (asks its metadata every 5 s)")
 	f.BoolVar(&c.NoSweep, "no-sweep", false, "leave repairs to other processes on the store")
+	f.StringVar(&c.Log, "log", "text", "`FORMAT` of the log: text or json, a line each")
 	f.BoolVarP(&c.Verbose, "verbose", "v", false, "log what happens, not only what is wrong")
 }
 
@@ -118,6 +122,8 @@ func (c *Config) check() error {
 		return fmt.Errorf("--slots %d: want 1 to %d", c.Slots, maxSlots)
 	case c.Drain < 0:
 		return fmt.Errorf("--drain %v: want 0 or more, as in 30s", c.Drain)
+	case c.Log != "text" && c.Log != "json":
+		return fmt.Errorf("--log %q: want text or json", c.Log)
 	case c.Name != "" && !promise.ValidID(c.Name):
 		return fmt.Errorf("--name %q: want letters, digits, _ and -, a letter or digit first, at most %d bytes", c.Name, promise.MaxID)
 	}

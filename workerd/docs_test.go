@@ -36,7 +36,7 @@ func TestDocs(t *testing.T) {
 		host: func() hostReport { return hostReport{} },
 	}.metrics(answer, nil)
 	served := map[string]bool{}
-	for _, m := range regexp.MustCompile(`(?m)^(modulate_[a-z_]+)[{ ]`).FindAllStringSubmatch(answer.Body.String(), -1) {
+	for _, m := range regexp.MustCompile(`(?m)^# TYPE (modulate_[a-z_]+) `).FindAllStringSubmatch(answer.Body.String(), -1) {
 		served[m[1]] = true
 		if !strings.Contains(string(page), "`"+m[1]) {
 			t.Errorf("the page does not have %s", m[1])

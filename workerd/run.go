@@ -55,7 +55,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		if err := cfg.settle(cmd.Flags(), getenv); err != nil {
 			return fmt.Errorf("%w: %w", errInput, err)
 		}
-		d := daemon{Config: cfg, getenv: getenv, stdout: stdout, log: newLog(stderr, cfg.Verbose)}
+		d := daemon{Config: cfg, getenv: getenv, stdout: stdout, log: newLog(stderr, cfg)}
 		return d.serve(cmd.Context())
 	}
 	cmd.AddCommand(doctorCommand())
@@ -153,7 +153,10 @@ func (d daemon) work(ctx context.Context, w *worker.Worker, s *site, contains st
 	for _, run := range s.beside {
 		tasks.Go(func() { run(ctx) })
 	}
+	heard := d.hear(beside, w)
+	defer func() { end(); heard.watching.Wait() }()
 	err := w.Run(ctx)
+	heard.stay(ctx)
 	stop()
 	tasks.Wait()
 	return err
@@ -186,13 +189,16 @@ func drainOnSignal(ctx context.Context, w *worker.Worker, log *slog.Logger) (con
 	})
 }
 
-// newLog writes lines of text; warnings and errors only unless verbose.
-func newLog(w io.Writer, verbose bool) *slog.Logger {
-	level := slog.LevelWarn
-	if verbose {
-		level = slog.LevelInfo
+// newLog writes lines of text or JSON; warnings and errors only unless verbose.
+func newLog(w io.Writer, cfg Config) *slog.Logger {
+	options := &slog.HandlerOptions{Level: slog.LevelWarn}
+	if cfg.Verbose {
+		options.Level = slog.LevelInfo
 	}
-	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
+	if cfg.Log == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
 }
 
 // version is that of the build.

@@ -30,6 +30,7 @@ func TestBadInputSaysWhatAndStartsNothing(t *testing.T) {
 		"two by variable": {env: map[string]string{"MODULATE_STAGE": "prod"}, says: "exclude each other"},
 		"bucket":          {args: []string{"--bucket", "b"}, says: "--bucket is for a stage on AWS"},
 		"url":             {args: []string{"--url", "b"}, says: "--url is for a stage on AWS"},
+		"log":             {args: []string{"--log", "xml"}, says: `--log "xml": want text or json`},
 		"health":          {args: []string{"--health", "0.0.0.0:9460"}, says: `--health "0.0.0.0:9460": want a loopback address and a port`},
 		"health's port":   {args: []string{"--health", "127.0.0.1"}, says: "want a loopback address and a port"},
 		"unknown in toml": {args: []string{"--config", toml}, says: `"runtime" is not known; known is [runtimes], [sandbox]`},

@@ -133,7 +133,7 @@ func TestStageOutage(t *testing.T) {
 		"shorter than the lease": {30 * time.Second, func(*testing.T, *running) {}},
 		"longer than the lease": {10 * time.Second, func(t *testing.T, w *running) {
 			eventually(t, func() bool {
-				_, said := w.get(t, "/healthz")
+				_, said := w.get(t, "/readyz")
 				_, after, found := strings.Cut(said, "the store has not answered for ")
 				after, _, _ = strings.Cut(after, ":")
 				d, err := time.ParseDuration(after)

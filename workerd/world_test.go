@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/pprof"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -170,12 +171,15 @@ type running struct {
 // start starts a workerd and returns when it works.
 func start(t *testing.T, args ...string) *running {
 	t.Helper()
-	spool := t.TempDir() // unless args name another
+	own := []string{"--health", "127.0.0.1:0", "--drain", "0s"} // unless args say otherwise
+	if slices.Contains(args, "--stage") {
+		own = append(own, "--spool", t.TempDir())
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	r := &running{stop: cancel, errs: &lines{}, ended: make(chan struct{})}
 	out, in := io.Pipe()
 	go func() {
-		r.code = run(ctx, append([]string{"--health", "127.0.0.1:0", "--drain", "0s", "--spool", spool}, args...), os.Getenv, in, r.errs)
+		r.code = run(ctx, append(own, args...), os.Getenv, in, r.errs)
 		in.Close()
 		close(r.ended)
 	}()
@@ -230,11 +234,11 @@ func (r *running) get(t *testing.T, page string) (int, string) {
 	return resp.StatusCode, string(body)
 }
 
-// shows waits until /healthz answers with that status and says that.
+// shows waits until /readyz answers with that status and says that.
 func (r *running) shows(t *testing.T, status int, text string) {
 	t.Helper()
 	eventually(t, func() bool {
-		got, said := r.get(t, "/healthz")
+		got, said := r.get(t, "/readyz")
 		return got == status && strings.Contains(said, text)
 	})
 }

@@ -177,7 +177,7 @@ func (d *daemon) says(ctx context.Context, t *testing.T, what string) {
 // shows fails the test unless the worker's health is as wanted.
 func (d *daemon) shows(t *testing.T, status int, text string) {
 	t.Helper()
-	resp, err := http.Get(d.health + "/healthz")
+	resp, err := http.Get(d.health + "/readyz")
 	if err != nil {
 		t.Fatal(err)
 	}

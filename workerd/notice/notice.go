@@ -44,27 +44,24 @@ const (
 	bodyMost  = 4 << 10
 )
 
-// A Watcher asks for notices.
+// A Watcher asks for notices. One goroutine uses it at a time.
 type Watcher struct {
 	Endpoint string        // "": Endpoint
 	Every    time.Duration // between two looks; 0: 5 s
 	Log      *slog.Logger  // nil: discarded
+
+	token string
+	until time.Time // the token is good
 }
 
 // Run tells heard of each notice, once, until ctx ends.
-func (w Watcher) Run(ctx context.Context, heard func(Notice)) {
-	m := metadata{
-		base: strings.TrimSuffix(cmp.Or(w.Endpoint, Endpoint), "/"),
-		// No proxy may stand between: it would be asked about another machine.
-		http: &http.Client{Transport: &http.Transport{}, Timeout: callTime},
-	}
-	defer m.http.CloseIdleConnections()
+func (w *Watcher) Run(ctx context.Context, heard func(Notice)) {
 	log := cmp.Or(w.Log, slog.New(slog.DiscardHandler))
 	told := map[Notice]bool{}
 	tick := time.NewTicker(cmp.Or(w.Every, every))
 	defer tick.Stop()
 	for failed := false; ; {
-		notices, err := m.ask(ctx)
+		notices, err := w.Ask(ctx)
 		if err != nil && !failed && ctx.Err() == nil {
 			log.Warn("the instance's metadata does not answer: if this instance is to go away, nobody hears of it", "error", err)
 		}
@@ -86,16 +83,12 @@ func (w Watcher) Run(ctx context.Context, heard func(Notice)) {
 	}
 }
 
-// metadata is an instance's.
-type metadata struct {
-	base  string
-	http  *http.Client
-	token string
-	until time.Time // the token is good
-}
-
-// ask returns the notices that stand at this moment.
-func (m *metadata) ask(ctx context.Context) (found []Notice, err error) {
+// Ask returns the notices that stand at this moment.
+func (w *Watcher) Ask(ctx context.Context) (found []Notice, err error) {
+	// No proxy may stand between: it would be asked about another machine.
+	client := &http.Client{Transport: &http.Transport{}, Timeout: callTime}
+	defer client.CloseIdleConnections()
+	m := metadata{Watcher: w, http: client, base: strings.TrimSuffix(cmp.Or(w.Endpoint, Endpoint), "/")}
 	spot, err := m.get(ctx, spotPath)
 	if err != nil {
 		return nil, err
@@ -112,6 +105,13 @@ func (m *metadata) ask(ctx context.Context) (found []Notice, err error) {
 		found = append(found, Notice{Cause: promise.CauseDrained, What: "its Auto Scaling group ends this instance"})
 	}
 	return found, err
+}
+
+// metadata is an instance's, during one look.
+type metadata struct {
+	*Watcher
+	base string
+	http *http.Client
 }
 
 // interruption reads spot/instance-action.

@@ -69,7 +69,7 @@ func (i *instance) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // watch runs a Watcher over the instance, and returns what it hears.
-func watch(t *testing.T, w Watcher) <-chan Notice {
+func watch(t *testing.T, w *Watcher) <-chan Notice {
 	t.Helper()
 	heard := make(chan Notice, 10)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -93,7 +93,7 @@ func TestNotices(t *testing.T) {
 	srv := httptest.NewServer(i)
 	defer srv.Close()
 	i.set(statePath, "InService")
-	heard := watch(t, Watcher{Endpoint: srv.URL, Every: 10 * time.Millisecond})
+	heard := watch(t, &Watcher{Endpoint: srv.URL, Every: 10 * time.Millisecond})
 	<-i.asked
 	if len(heard) > 0 {
 		t.Fatalf("in service it hears %v", <-heard)
@@ -135,8 +135,7 @@ func TestAsk(t *testing.T) {
 			i.set(path, value)
 		}
 		srv := httptest.NewServer(i)
-		m := metadata{base: srv.URL, http: srv.Client()}
-		found, err := m.ask(t.Context())
+		found, err := (&Watcher{Endpoint: srv.URL}).Ask(t.Context())
 		causes := []promise.Cause{}
 		for _, n := range found {
 			causes = append(causes, n.Cause)
@@ -152,12 +151,12 @@ func TestNoMetadata(t *testing.T) {
 	t.Parallel()
 	srv := httptest.NewServer(http.NotFoundHandler())
 	defer srv.Close()
-	m := metadata{base: srv.URL, http: srv.Client()}
-	if found, err := m.ask(t.Context()); err == nil || len(found) > 0 {
+	w := &Watcher{Endpoint: srv.URL}
+	if found, err := w.Ask(t.Context()); err == nil || len(found) > 0 {
 		t.Errorf("without IMDSv2: %v, %v", found, err)
 	}
 	srv.Close()
-	if _, err := m.ask(t.Context()); err == nil {
+	if _, err := w.Ask(t.Context()); err == nil {
 		t.Error("without an answer there is no error")
 	}
 }
@@ -203,7 +202,7 @@ func askAtTheAddress(t *testing.T) {
 	srv.Start()
 	defer srv.Close()
 	i.set(spotPath, action)
-	if n := <-watch(t, Watcher{}); n.Cause != promise.CauseSpot {
+	if n := <-watch(t, &Watcher{}); n.Cause != promise.CauseSpot {
 		t.Errorf("heard %+v", n)
 	}
 }

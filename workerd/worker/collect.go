@@ -30,6 +30,7 @@ type left struct {
 // collect takes what the script left. The runner's context ends when the script
 // is to stop; what is taken here is of use as long as the attempt is.
 func (j *job) collect(_ context.Context, output *os.Root) error {
+	j.dead = time.Now()
 	skipped, err := runner.Artifacts(j.work, output, func(name string, size int64, open func() (io.ReadCloser, error)) error {
 		if name == resultName {
 			j.left.err = j.takeResult(size, open)

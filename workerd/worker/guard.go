@@ -182,6 +182,7 @@ func (j *job) prolong(ctx context.Context, fence *time.Timer) bool {
 		j.judgeLoss(err)
 		return false
 	}
+	j.w.tally.extends(time.Until(j.fenceAt())) // of the lease before
 	j.held = sent
 	fence.Reset(time.Until(j.fenceAt()))
 	bounded, cancel := context.WithTimeout(ctx, rec.Task.Lease/6)

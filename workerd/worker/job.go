@@ -76,7 +76,8 @@ type job struct {
 	stdout, stderr stream
 	stdin          io.Closer // nil: it is empty
 	socket         *socket
-	left           left // what it left in MODULATE_OUTPUT
+	left           left      // what it left in MODULATE_OUTPUT
+	dead           time.Time // the script has been since then; zero: it was killed, or never lived
 
 	devices   *device.Lease // nil: the worker has none
 	memoryOut string        // by what evidence it ran out of their memory; "": none
@@ -201,6 +202,9 @@ func (j *job) execute() runner.Result {
 	res := j.w.cfg.Runner.Run(j.script, spec)
 	j.memoryOut = j.devices.OutOfMemory()
 	j.devices.Return()
+	if !j.dead.IsZero() && !j.received.IsZero() {
+		j.w.tally.begins(j.dead.Add(-res.Wall).Sub(j.received))
+	}
 	return res
 }
 

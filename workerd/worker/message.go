@@ -34,6 +34,7 @@ func (w *Worker) handle(base context.Context, a arrival) {
 		return
 	}
 	j.receipt, j.received, j.devices = d.Receipt, a.at, a.devices
+	w.tally.claims(d, w.engine.Time())
 	if lease := rec.Task.Lease; lease != w.cfg.Lease {
 		w.hide(base, d.Receipt, min(lease+promise.Skew, queue.MaxVisibility))
 	}

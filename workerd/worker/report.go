@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"modulate/internal/promise"
+	"modulate/internal/queue"
 	"modulate/workerd/device"
 )
 
@@ -17,7 +18,13 @@ type Report struct {
 	Attempts map[promise.Cause]uint64 // that have ended, by cause
 	Kept     int                      // outcomes that wait for the store
 	Received uint64                   // messages
+	Claimed  uint64                   // tasks
+	Extended uint64                   // leases
 	Unproven uint64                   // extensions of a lease that got no answer
+
+	QueueWait    Histogram // seconds, from a message's sending, by the queue's clock, to its claim; of those received once
+	StartLatency Histogram // seconds, from a message's arrival to the start of its script
+	LeaseMargin  Histogram // seconds that a lease had left before its script would have been killed, when it was extended
 
 	// LastReceive is when the queue last answered, with a message or without
 	// one; zero: it never has. It does not answer while every slot is in use:
@@ -35,7 +42,12 @@ type tally struct {
 	mu          sync.Mutex
 	attempts    map[promise.Cause]uint64
 	received    uint64
+	claimed     uint64
+	extended    uint64
 	unproven    uint64
+	queueWait   Histogram
+	start       Histogram
+	margin      Histogram
 	lastReceive time.Time
 	draining    bool
 }
@@ -56,6 +68,32 @@ func (t *tally) answered(n int) {
 	defer t.mu.Unlock()
 	t.received += uint64(n)
 	t.lastReceive = time.Now()
+}
+
+// claims takes note of a task that was claimed for a message. One that comes
+// again has not waited all the time since it was sent.
+func (t *tally) claims(d queue.Delivery, now promise.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.claimed++
+	if d.Receives <= 1 {
+		t.queueWait.observe(now.Sub(d.SentAt))
+	}
+}
+
+// begins takes note of a script that started so long after its message came.
+func (t *tally) begins(latency time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.start.observe(latency)
+}
+
+// extends takes note of a lease that was extended with so much time to spare.
+func (t *tally) extends(margin time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.extended++
+	t.margin.observe(margin)
 }
 
 // unanswered takes note of an extension that got no answer.
@@ -94,5 +132,7 @@ func (w *Worker) Report() Report {
 		r.Troubles = append(r.Troubles, "it is to stop and receives nothing more")
 	}
 	r.Attempts, r.Received, r.Unproven, r.LastReceive = maps.Clone(t.attempts), t.received, t.unproven, t.lastReceive
+	r.Claimed, r.Extended = t.claimed, t.extended
+	r.QueueWait, r.StartLatency, r.LeaseMargin = t.queueWait, t.start, t.margin
 	return r
 }
