@@ -48,7 +48,7 @@ var allowed = map[string]grants{
 		"dynamodb:GetItem on Table":                      "Engine.Get; small results, output and old attempts: dynamoblob's Get",
 		"dynamodb:BatchGetItem on Table":                 "the records of a list: Store.List",
 		"dynamodb:Query on Table":                        mayCascade + "; the roster; small output: dynamoblob's List",
-		"dynamodb:PutItem on Table":                      maySettle,
+		"dynamodb:PutItem on Table":                      maySettle + "; that somebody follows: Audience.Follow",
 		"dynamodb:Query on Table/index/list":             "Store.List",
 		"sqs:GetQueueUrl on stage's queues":              "before the depth of a queue",
 		"sqs:GetQueueAttributes on stage's queues":       "how much waits: Queue.Depth",
@@ -86,7 +86,7 @@ func workerGrants() grants {
 		roster   = " if map[ForAllValues:StringEquals:map[dynamodb:LeadingKeys:[#worker]]]"
 	)
 	g := grants{
-		"dynamodb:GetItem on Table":                                  "Store.Get",
+		"dynamodb:GetItem on Table":                                  "Store.Get, Audience.Followed",
 		"dynamodb:PutItem on Table":                                  "claims, leases and outcomes: Store.Replace; small results and output; Roster.Announce",
 		"dynamodb:Query on Table":                                    mayCascade,
 		"dynamodb:DeleteItem on Table" + roster:                      "Roster.Retire",

@@ -43,6 +43,9 @@ type stage struct {
 	n      int // promises submitted
 }
 
+// printed is how many lines lines.py prints, one a second.
+const printed = 30
+
 // script is a runner whose scripts do what their names say.
 type script struct{}
 
@@ -64,6 +67,15 @@ func (script) Run(ctx context.Context, job runner.Job) runner.Result {
 		case <-time.After(time.Minute):
 		case <-ctx.Done():
 			return runner.Result{End: runner.Killed}
+		}
+	case job.Name == "lines.py":
+		for n := range printed {
+			fmt.Fprintf(job.Stdout, "line %d\n", n)
+			select {
+			case <-time.After(time.Second):
+			case <-ctx.Done():
+				return runner.Result{End: runner.Killed}
+			}
 		}
 	case job.Name == "twice.py" && slices.Contains(job.Env, "MODULATE_ATTEMPT=1"):
 		return runner.Result{Code: 1}
@@ -93,14 +105,14 @@ func newStage(t *testing.T, idle bool) *stage {
 	}
 	router, status := process(), process()
 	s.router = dispatch.New(dispatch.Config{Engine: router.Engine, Roster: router.Store, Lease: cloud.Lease, MinLease: cloud.MinLease})
-	s.status = read.New(read.Config{Engine: status.Engine, Roster: status.Store})
+	s.status = read.New(read.Config{Engine: status.Engine, Roster: status.Store, Audience: status.Store, LogPoll: time.Second})
 	s.engine, s.roster = process().Engine, status.Store
 	if idle {
 		return s
 	}
 	works := process()
 	w, err := worker.New(worker.Config{
-		Engine: works.Engine, Roster: works.Store, Machine: "cpu", Slots: 1, Name: "w", Lease: cloud.Lease,
+		Engine: works.Engine, Roster: works.Store, Audience: works.Store, Machine: "cpu", Slots: 1, Name: "w", Lease: cloud.Lease,
 		Runner: script{}, Runtimes: map[string][]string{"python": {"python3"}},
 		AnnounceGap: time.Hour, // presence is billed to an idle worker
 	})
@@ -251,6 +263,27 @@ func TestBill(t *testing.T) {
 		c := s.lives(10, "1k.py", 1)
 		s.report("1 KB of output", c, c.dollars(), 9.00)
 	})
+	t.Run("printing", func(t *testing.T) {
+		t.Parallel()
+		s := newStage(t, false)
+		c := s.lives(1, "lines.py", 1)
+		s.report("30 s of printing, unfollowed", c, c.dollars(), 10.00)
+		if most := 30/15 + 1.0; c["PutItem"] > 3+1+most { // a life's, a lease's, the chunks
+			t.Errorf("%.0f of PutItem: output that nobody follows is to be shipped each 15 s", c["PutItem"])
+		}
+	})
+	t.Run("following", func(t *testing.T) {
+		t.Parallel()
+		s := newStage(t, false)
+		s.lives(1, "noop.py", 1)
+		id, before := s.submit("lines.py"), s.meter.read()
+		requests := s.follow(id)
+		c := s.meter.read().since(before, 1)
+		s.report("30 s of printing, followed", c, c.dollars()+requests*(priceAPI+priceLambda)+printed*priceCompute, 160.00)
+		if c[s3Writes] > 2 { // the first look, and one at the end
+			t.Errorf("%.0f lists: what comes is to be asked for by its name", c[s3Writes])
+		}
+	})
 	t.Run("cancel", func(t *testing.T) {
 		s := newStage(t, true)
 		s.submit("noop.py")
@@ -294,6 +327,28 @@ func TestBill(t *testing.T) {
 			t.Errorf("an idle month costs %.1f cents", sweep+worker)
 		}
 	})
+}
+
+// follow reads the output of a promise to its end, as the CLI does, and returns
+// how many requests that took.
+func (s *stage) follow(id string) (requests float64) {
+	s.Helper()
+	var all strings.Builder
+	for next, end := "0", false; !end; requests++ {
+		r := httptest.NewRequestWithContext(s.Context(), "GET", "/v1/promises/"+id+"/logs?attempt=1&offset="+next, nil)
+		r.Header.Set("Prefer", "wait=10")
+		w := httptest.NewRecorder()
+		s.status.ServeHTTP(w, r)
+		if w.Code != http.StatusOK {
+			s.Fatalf("the output of %s: %d %s", id, w.Code, w.Body)
+		}
+		all.Write(w.Body.Bytes())
+		next, end = w.Header().Get(api.LogNextHeader), w.Header().Get(api.LogEndHeader) == "true"
+	}
+	if n := strings.Count(all.String(), "\n"); n != printed {
+		s.Errorf("%d lines came of %d", n, printed)
+	}
+	return requests
 }
 
 // submitted is the id of the last promise.

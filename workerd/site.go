@@ -20,7 +20,8 @@ type site struct {
 	name   string // for people
 	engine *engine.Engine
 	roster store.Roster
-	api    http.Handler // for scripts that submit; nil: they cannot
+	heard  store.Audience // who follows whose output; nil: shipping it costs nothing
+	api    http.Handler   // for scripts that submit; nil: they cannot
 
 	lease       time.Duration // of calls that name none
 	announceGap time.Duration // between announcements to the roster; 0: what a worker does by itself

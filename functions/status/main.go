@@ -21,7 +21,7 @@ import (
 // pollEvery is how often a client is to ask whose wait is over. A second of
 // waiting costs more than a poll a second would, and a poll every 5 s a sixth.
 // logPoll is how often the blobs are looked at for the output that somebody
-// follows: a look costs three times as much as a read.
+// follows: a look asks the table and S3 for one chunk.
 const (
 	pollEvery = 5 * time.Second
 	logPoll   = time.Second
@@ -46,7 +46,7 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 		return err
 	}
 	lambda.StartWithOptions(lambdahttp.New(read.New(read.Config{
-		Engine: c.Engine, Roster: c.Store, Owner: owner, RetryAfter: pollEvery, LogPoll: logPoll, Log: log,
+		Engine: c.Engine, Roster: c.Store, Audience: c.Store, Owner: owner, RetryAfter: pollEvery, LogPoll: logPoll, Log: log,
 	}), log), lambda.WithContext(ctx))
 	return nil
 }

@@ -8,7 +8,8 @@
 //	out/<id>/<version>/result                  result.json as the script left it
 //	out/<id>/<version>/artifacts               JSON array of the artifacts
 //	out/<id>/<version>/artifact/<number>       an artifact, in the order of that array
-//	log/<id>/<version>/<stream>/<offset>       a chunk of stdout or stderr, 20 digits of offset
+//	log/<id>/<version>/<stream>/<offset>       a chunk of stdout or stderr, 20 digits of offset;
+//	                                           chunks may overlap, with the same bytes
 //	attempt/<id>/<number>                      an attempt that left its record, 10 digits of number
 //
 // Blobs are collected by age only, never by counting who names them.
@@ -20,6 +21,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
+	"strings"
 
 	"modulate/internal/promise"
 )
@@ -114,7 +117,32 @@ func LogPrefix(id string, version uint64, stream string) string {
 
 // LogKey is the key of the chunk of a stream that starts at offset.
 func LogKey(id string, version uint64, stream string, offset int64) string {
-	return fmt.Sprintf("%s%020d", LogPrefix(id, version, stream), offset)
+	return LogKeyAt(LogPrefix(id, version, stream), offset)
+}
+
+// LogKeyAt is the key of the chunk that starts at offset in the stream of that
+// prefix.
+func LogKeyAt(prefix string, offset int64) string { return fmt.Sprintf("%s%020d", prefix, offset) }
+
+// LogOffset is where the chunk with that key starts in its stream; -1: it is no
+// chunk's key.
+func LogOffset(key string) int64 {
+	offset, err := strconv.ParseInt(key[strings.LastIndexByte(key, '/')+1:], 10, 64)
+	if err != nil || offset < 0 {
+		return -1
+	}
+	return offset
+}
+
+// LogEnd returns up to where the chunks of a stream, in ascending order, hold it
+// without a gap.
+func LogEnd(chunks []Info) (end int64) {
+	for _, c := range chunks {
+		if start := LogOffset(c.Key); start >= 0 && start <= end {
+			end = max(end, start+c.Size)
+		}
+	}
+	return end
 }
 
 // AttemptKey is the key of an attempt that left its record.

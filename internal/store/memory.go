@@ -22,6 +22,7 @@ type Memory struct {
 	items    map[string]item
 	workers  map[string]Presence
 	machines map[string]bool
+	followed map[string]promise.Time
 }
 
 // item is one record: its stored form, and beside it what the schema says.
@@ -38,6 +39,7 @@ var (
 	_ Watcher = (*Memory)(nil)
 	_ Roster  = (*Memory)(nil)
 
+	_ Audience = (*Memory)(nil)
 	_ Searcher = (*Memory)(nil)
 )
 
@@ -47,6 +49,7 @@ func NewMemory() *Memory {
 		items:    make(map[string]item),
 		workers:  make(map[string]Presence),
 		machines: make(map[string]bool),
+		followed: make(map[string]promise.Time),
 	}
 }
 
@@ -291,4 +294,25 @@ func (m *Memory) Machines(ctx context.Context) ([]string, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Sorted(maps.Keys(m.machines)), nil
+}
+
+// Follow is that of [Audience].
+func (m *Memory) Follow(ctx context.Context, id string, until promise.Time) error {
+	if err := ctx.Err(); err != nil {
+		return context.Cause(ctx)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.followed[id] = until
+	return nil
+}
+
+// Followed is that of [Audience].
+func (m *Memory) Followed(ctx context.Context, id string) (promise.Time, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, context.Cause(ctx)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.followed[id], nil
 }

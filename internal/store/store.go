@@ -189,6 +189,25 @@ type Presence struct {
 	Seen    promise.Time
 }
 
+// An Audience knows whose output somebody follows, so that a worker for which
+// each piece is billed ships at once only what is waited for. It is a hint, and
+// may lag by a second: nothing is lost where it is wrong. Errors are those of
+// Store.
+type Audience interface {
+	// Follow notes that somebody follows the output of the promise with that id,
+	// until that time. The last note of an id counts.
+	Follow(ctx context.Context, id string, until promise.Time) error
+	// Followed returns until when somebody follows it; 0: nobody did.
+	Followed(ctx context.Context, id string) (promise.Time, error)
+}
+
+// FollowEvery is how often a follower is noted, and FollowTTL how long that
+// holds.
+const (
+	FollowEvery = 30 * time.Second
+	FollowTTL   = time.Minute
+)
+
 // The stored form: CBOR with integer keys, so that fields can be added and a
 // plain call's record stays below 1 KB.
 var (

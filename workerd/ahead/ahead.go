@@ -26,8 +26,8 @@
 //     [Compile] made once for that command.
 //   - [Ready] waits until it is up and tells its process id (as its own pid
 //     namespace has it). An end of file instead means that this command cannot
-//     be parked, whatever the reason (its stderr may hold it; no _ctypes, no
-//     CPython): run the script from cold.
+//     be parked, whatever the reason (its stderr may hold it): run the script
+//     from cold.
 //   - [Script.Send] gives it the script, once, when the script's file and all
 //     others are in place. The interpreter closes its end of the socket before the
 //     script's first instruction, so that the other end reads an end of file then.
@@ -54,7 +54,6 @@
 //     library's and of _ctypes is mapped; how soon the garbage collector first runs.
 //   - gc.get_objects() and the like find a traceback, a module's namespace and
 //     some classes of the parked program.
-//   - Python 3.8: the deepest recursion is one frame less.
 package ahead
 
 import (
@@ -110,13 +109,16 @@ const maxProgram = 32 << 10
 
 // compile is run by an interpreter to make its program. It fails where a
 // parked one would.
-const compile = `import marshal, sys, _ctypes
+const compile = `import sys
+if sys.version_info < (3, 8): sys.exit("it is older than Python 3.8")
+import marshal, _ctypes
 _ctypes.dlsym(_ctypes.dlopen(None, 2), "PyRun_AnyFileEx")
 sys.stdout.buffer.write(marshal.dumps(compile(sys.stdin.buffer.read(), "park.py", "exec")))`
 
 // Compile makes the program of a command that [Parks], by running it: some ten
 // milliseconds, where compiling at each start would cost each 2. It is good
-// until the interpreter is replaced. An error means that it cannot be parked.
+// until the interpreter is replaced. An error means that it cannot be parked: it
+// is no CPython, older than 3.8, or without _ctypes.
 func Compile(ctx context.Context, command []string) (Program, error) {
 	cmd := exec.CommandContext(ctx, command[0], append(append([]string{}, command[1:]...), "-c", compile)...)
 	cmd.Stdin = bytes.NewReader(source)

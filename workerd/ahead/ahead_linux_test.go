@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -145,7 +146,8 @@ func pythons(t testing.TB) []string {
 	for _, pattern := range []string{"/usr/bin/python3.[0-9]*", "/usr/local/bin/python3.[0-9]*", filepath.Join(home, ".pyenv/versions/3.*/bin/python3.[0-9]*")} {
 		paths, _ := filepath.Glob(pattern)
 		for _, path := range paths {
-			if strings.Trim(filepath.Ext(path), ".0123456789") == "" && !slices.Contains(all, path) {
+			minor, err := strconv.Atoi(strings.TrimPrefix(filepath.Ext(path), "."))
+			if err == nil && minor >= 8 && !slices.Contains(all, path) {
 				all = append(all, path)
 			}
 		}

@@ -50,8 +50,7 @@ func (e end) String() string {
 }
 
 // TestCorpus wants each script of the corpus to end the same, byte for byte,
-// whether its interpreter was parked or not; by every Python of this machine,
-// alone and with what is installed and lies beside the script.
+// whether its interpreter was parked or not.
 func TestCorpus(t *testing.T) {
 	corpus, err := txtar.ParseFile("testdata/corpus.txtar")
 	if err != nil {
@@ -71,15 +70,14 @@ func TestCorpus(t *testing.T) {
 	})
 }
 
-// everyPython runs a test for the commands of the runtimes python and
-// python-env.
+// everyPython runs a test for the commands of the runtimes python and, by the
+// first interpreter, python-env.
 func everyPython(t *testing.T, test func(*testing.T, attempt)) {
-	all := pythons(t)
-	if testing.Short() {
-		all = all[:1]
-	}
-	for _, python := range all {
+	for i, python := range pythons(t) {
 		for _, flags := range [][]string{{"-I", "-S"}, {"-s", "-E"}} {
+			if i > 0 && (testing.Short() || flags[0] == "-s") {
+				continue
+			}
 			command := append([]string{python}, flags...)
 			program := compiled(t, command)
 			t.Run(strings.Join(command, " "), func(t *testing.T) {

@@ -146,10 +146,12 @@ if beside:
     sys.path.insert(0, decode(realpath(command[flags], None).rpartition(b"/")[0] or b"/"))
 sys.modules["__main__"] = type(sys)("__main__")  # and nothing here holds on to it
 sys.modules["__main__"].__dict__.update(fresh)
-try:
-    function("Py_LeaveRecursiveCall", None)()  # for the call of run
-except OSError:
-    pass  # Python 3.8: the script has one frame less
+# The call of run below counts as a level of recursion, of which the script has one less then.
+if sys.version_info >= (3, 9):
+    function("Py_LeaveRecursiveCall", None)()
+else:  # a macro there; the field's place in 3.8 is final
+    depth = Int.from_address(function("PyThreadState_Get", Address)() + 32)
+    depth.value -= 1
 run = function(
     "PyRun_AnyFileEx", Ends({-1: None}).__getitem__,
     Argument(begin), Argument(lambda _: Bytes(path)), Argument(lambda _: Int(1)),

@@ -15,6 +15,11 @@ const (
 	chunkReady = 64 << 10               // bytes that are shipped at once
 	chunkMost  = 1 << 20                // bytes of one chunk at most
 	chunkWait  = 250 * time.Millisecond // how long fewer are held back
+	// The same where each chunk is billed: while somebody follows, and while
+	// nobody does. That is looked at as often as the first (a read of the table
+	// costs 1/80 of a put to S3: aws.amazon.com/dynamodb/pricing, s3/pricing).
+	followedWait   = time.Second
+	unfollowedWait = 15 * time.Second
 )
 
 // A stream takes in what a script writes to one of its outputs, exactly. The
@@ -23,18 +28,20 @@ const (
 // waits for the blobs: what they do not take yet is at most half, like the
 // ring. A stream that is short and over soon is not shipped at all.
 type stream struct {
-	name string
-	half int             // bytes kept of its head, and of its tail
-	base context.Context // of what is shipped while the script runs
-	put  putter
+	name     string
+	half     int             // bytes kept of its head, and of its tail
+	base     context.Context // of what is shipped while the script runs
+	put      putter
+	audience *audience // who follows it; nil: what is shipped costs nothing
 
 	mu      sync.Mutex
-	size    int64  // bytes written
-	last    []byte // the end of them, room bytes or a few more
-	shipped int64  // bytes of the head that stand in the blobs
-	head    []byte // the bytes after those
-	trying  int    // of them, those in a chunk whose fate is not known: it stays as it is
-	ring    []byte // the bytes after the head; full, it is half long and begins at at
+	size    int64     // bytes written
+	last    []byte    // the end of them, room bytes or a few more
+	shipped int64     // bytes of the head that stand in the blobs
+	head    []byte    // the bytes after those
+	waiting time.Time // since when there are any
+	trying  int       // of them, those in a chunk whose fate is not known: it stays as it is
+	ring    []byte    // the bytes after the head; full, it is half long and begins at at
 	at      int
 
 	timer  *time.Timer   // ships what has waited for long enough
@@ -53,12 +60,21 @@ func (s *stream) Write(p []byte) (int, error) {
 	defer s.mu.Unlock()
 	s.remember(p)
 	n := int(min(int64(len(p)), max(0, int64(s.half)-s.size)))
+	known := int(min(int64(n), max(0, s.shipped-s.size))) // only where it was resumed
 	s.size += int64(len(p))
-	s.head = append(s.head, p[:n]...)
+	if len(s.head) == 0 {
+		s.waiting = time.Now()
+	}
+	s.head = append(s.head, p[known:n]...)
 	s.wrap(p[n:])
 	s.arm()
 	return len(p), nil
 }
+
+// resume makes s one that another worker began: its first shipped bytes, which
+// stand in the blobs, are written to s again and not shipped again. It comes
+// before the first Write.
+func (s *stream) resume(shipped int64) { s.shipped = min(shipped, int64(s.half)) }
 
 func (s *stream) remember(p []byte) {
 	if len(p) >= room {
@@ -92,6 +108,8 @@ func (s *stream) arm() {
 		s.wait(s.vain.next())
 	case len(s.head) >= chunkReady:
 		s.start()
+	case s.audience != nil:
+		s.wait(followedWait)
 	default:
 		s.wait(chunkWait)
 	}
@@ -121,12 +139,13 @@ func (s *stream) start() {
 	go s.ship(ctx)
 }
 
-// ship ships what there is of the head until little is left.
+// ship ships what there is of the head until little is left; nothing, where
+// that is little and can wait.
 func (s *stream) ship(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var err error
-	for more := true; more && err == nil && !s.closed; more = len(s.head) >= chunkReady {
+	for more := s.wanted(ctx); more && err == nil && !s.closed; more = len(s.head) >= chunkReady {
 		err = s.shipOne(ctx, s.put)
 	}
 	if err == nil {
@@ -138,6 +157,17 @@ func (s *stream) ship(ctx context.Context) {
 	s.busy = nil
 	s.cancel()
 	s.arm()
+}
+
+// wanted reports whether the head is to be shipped now. s.mu is held, but not
+// while the audience is asked.
+func (s *stream) wanted(ctx context.Context) bool {
+	if s.audience == nil || s.trying > 0 || len(s.head) >= chunkReady || time.Since(s.waiting) >= unfollowedWait {
+		return true
+	}
+	s.mu.Unlock()
+	defer s.mu.Lock()
+	return s.audience.follows(ctx)
 }
 
 // shipOne ships the next chunk of the head. s.mu is held, but not while the
@@ -156,6 +186,7 @@ func (s *stream) shipOne(ctx context.Context, put putter) error {
 	s.head = s.head[s.trying:]
 	s.shipped += int64(s.trying)
 	s.trying = 0
+	s.waiting = time.Now()
 	if len(s.head) == 0 {
 		s.head = nil
 	}

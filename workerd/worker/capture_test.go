@@ -9,6 +9,10 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"modulate/internal/blob"
+	"modulate/internal/promise"
+	"modulate/workerd/runner"
 )
 
 // sink is a store for chunks that checks what a reader would trip over.
@@ -156,6 +160,183 @@ func TestChunkIsPutAgainAsItWas(t *testing.T) {
 		}
 		if got, missing := sink.whole(30_000); missing != 0 || !bytes.Equal(got, data) {
 			t.Errorf("%d bytes are missing, or others are there", missing)
+		}
+	})
+}
+
+// crowd is who follows, as an audience is told.
+type crowd struct {
+	until promise.Time
+	err   error
+	block chan struct{} // nil: it does not
+	asked int
+}
+
+func (c *crowd) ask(ctx context.Context) (promise.Time, error) {
+	c.asked++
+	if c.block != nil {
+		select {
+		case <-c.block:
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+	return c.until, c.err
+}
+
+func timeNow() promise.Time { return promise.TimeOf(time.Now()) }
+
+// inCrowd runs f over a stream each of whose chunks costs.
+func inCrowd(t *testing.T, f func(st *stream, sink *sink, c *crowd)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		st, sink := newStream(t, 1<<20)
+		c := &crowd{}
+		st.audience = &audience{ask: c.ask, now: timeNow}
+		f(st, sink, c)
+		st.end()
+	})
+}
+
+// shipped is how many chunks are there.
+func (s *sink) shipped() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.chunks)
+}
+
+// lines writes a line each second.
+func lines(st *stream, n int) {
+	for range n {
+		st.Write([]byte("a line\n"))
+		time.Sleep(time.Second)
+		synctest.Wait()
+	}
+}
+
+func TestWhatIsFollowedIsShippedWithinASecond(t *testing.T) {
+	inCrowd(t, func(st *stream, sink *sink, c *crowd) {
+		c.until = timeNow().Add(time.Minute)
+		lines(st, 30)
+		if sink.shipped() != 30 || c.asked != 1 {
+			t.Errorf("%d chunks of 30, asked %d times, want once: a note holds for a minute", sink.shipped(), c.asked)
+		}
+		time.Sleep(time.Hour)
+		lines(st, 5)
+		if sink.shipped() != 30 {
+			t.Errorf("%d chunks: nobody follows any more", sink.shipped())
+		}
+	})
+}
+
+// Where nobody follows there is a chunk each 15 s, or one of 64 KB at once.
+func TestWhatNobodyFollowsIsShippedSeldom(t *testing.T) {
+	inCrowd(t, func(st *stream, sink *sink, c *crowd) {
+		lines(st, 60)
+		if n := sink.shipped(); n < 3 || n > 4 || c.asked > 60 {
+			t.Errorf("%d chunks in a minute, asked %d times", n, c.asked)
+		}
+		before := sink.shipped()
+		st.Write(noise(chunkReady))
+		synctest.Wait()
+		if n := sink.shipped(); n != before+1 {
+			t.Errorf("%d chunks of 64 KB at once", n-before)
+		}
+	})
+}
+
+func TestAFollowerWhoComesIsHeardWithinASecond(t *testing.T) {
+	inCrowd(t, func(st *stream, sink *sink, c *crowd) {
+		lines(st, 5)
+		c.until = timeNow().Add(time.Minute)
+		if n := sink.shipped(); n != 0 {
+			t.Errorf("%d chunks, and nobody followed", n)
+		}
+		lines(st, 1)
+		if n := sink.shipped(); n != 1 {
+			t.Errorf("%d chunks a second later", n)
+		}
+	})
+}
+
+// A store that does not say who follows stops neither the script nor what is
+// shipped.
+func TestASilentAudience(t *testing.T) {
+	inCrowd(t, func(st *stream, sink *sink, c *crowd) {
+		c.err = errors.New("no answer")
+		lines(st, 16)
+		if n := sink.shipped(); n != 1 {
+			t.Errorf("%d chunks in 16 s", n)
+		}
+		c.block = make(chan struct{})
+		began := time.Now()
+		st.Write([]byte("a line\n"))
+		time.Sleep(followedWait)
+		synctest.Wait()
+		st.Write(noise(chunkReady))
+		st.end() // with the question still open
+		if took := time.Since(began); took > followedWait {
+			t.Errorf("the script waited for %s", took-followedWait)
+		}
+	})
+}
+
+// A stream that another worker began is written again from its start: what
+// stands in the blobs is not shipped again, and nothing is lost or doubled.
+func TestStreamIsResumed(t *testing.T) {
+	const half = 1 << 20
+	all := noise(2*half + 9)
+	for _, shipped := range []int{0, 1, room, 70_000, half - 1, half} {
+		for _, size := range []int{0, room, 70_001, half, len(all)} {
+			synctest.Test(t, func(t *testing.T) {
+				st, sink := newStream(t, half)
+				there := min(shipped, size)
+				if there > 0 {
+					sink.chunks[0] = bytes.Clone(all[:there])
+				}
+				st.resume(int64(there))
+				for rest := all[:size]; len(rest) > 0; {
+					n := min(999, len(rest))
+					st.Write(rest[:n])
+					rest = rest[n:]
+				}
+				st.end()
+				rec := st.describe(room, false)
+				if err := st.flush(t.Context(), sink.put); err != nil {
+					t.Fatal(err)
+				}
+				cut := int64(max(0, size-2*half))
+				if rec.Size != int64(size) || rec.Cut != cut || !bytes.HasSuffix(all[:size], rec.Tail) || len(rec.Tail) != min(size, room) {
+					t.Fatalf("%d of %d bytes shipped: %d, cut %d, a tail of %d", there, size, rec.Size, rec.Cut, len(rec.Tail))
+				}
+				got, missing := sink.whole(int64(size))
+				head := min(size, half)
+				if missing != cut || !bytes.Equal(got[:head], all[:head]) || !bytes.Equal(got[size-min(size, half):], all[size-min(size, half):size]) {
+					t.Errorf("%d of %d bytes shipped: %d are missing, want %d, or others are there", there, size, missing, cut)
+				}
+			})
+		}
+	}
+}
+
+// What another worker has shipped is found by what stands in the blobs.
+func TestOutputIsResumed(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		wk, err := New(Config{Engine: w.host.Engine, Name: "w", Runner: runner.Exec{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		j := &job{w: wk, id: "x", version: 2, stdout: stream{name: "stdout", half: 1 << 20}, stderr: stream{name: "stderr", half: 1 << 20}}
+		for key, size := range map[string]int{
+			blob.LogKey("x", 2, "stdout", 0): 100, blob.LogKey("x", 2, "stdout", 50): 90, blob.LogKey("x", 2, "stdout", 141): 9,
+			blob.LogKey("x", 1, "stderr", 0): 7, blob.LogKey("x", 2, "stderr", 5): 7,
+		} {
+			if err := w.blobs.Put(t.Context(), key, bytes.NewReader(noise(size)), int64(size), promise.Hash{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := j.resumeOutput(t.Context()); err != nil || j.stdout.shipped != 140 || j.stderr.shipped != 0 {
+			t.Errorf("stdout %d, stderr %d, %v", j.stdout.shipped, j.stderr.shipped, err)
 		}
 	})
 }

@@ -150,8 +150,9 @@ func (w *Worker) newJob(base context.Context, rec promise.Record, held time.Time
 	}
 	j.work, j.abandon = context.WithCancelCause(base)
 	j.script, j.kill = context.WithCancelCause(j.work)
-	j.stdout = stream{name: "stdout", half: api.MaxLog / 2, base: base, put: j.putChunk}
-	j.stderr = stream{name: "stderr", half: api.MaxLog / 2, base: base, put: j.putChunk}
+	heard := j.listen()
+	j.stdout = stream{name: "stdout", half: api.MaxLog / 2, base: base, put: j.putChunk, audience: heard}
+	j.stderr = stream{name: "stderr", half: api.MaxLog / 2, base: base, put: j.putChunk, audience: heard}
 	return j
 }
 

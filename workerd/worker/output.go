@@ -183,6 +183,24 @@ func (j *job) shipRest() {
 	}
 }
 
+// resumeOutput finds out what another worker has shipped of the attempt's
+// output, before any of it is written again: see stream.resume.
+func (j *job) resumeOutput(ctx context.Context) error {
+	for _, s := range []*stream{&j.stdout, &j.stderr} {
+		err := j.w.blobs.again(ctx, patience{callTime, blobTime}, func(ctx context.Context) error {
+			chunks, err := j.w.engine.Blobs.List(ctx, blob.LogPrefix(j.id, j.version, s.name))
+			if err == nil {
+				s.resume(blob.LogEnd(chunks))
+			}
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("looking for the shipped %s of %s: %w", s.name, j.id, err)
+		}
+	}
+	return nil
+}
+
 // putChunk keeps a chunk, in one try.
 func (j *job) putChunk(ctx context.Context, stream string, offset int64, chunk []byte) error {
 	return j.w.blobs.call(ctx, callTime, func(ctx context.Context) error {

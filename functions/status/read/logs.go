@@ -3,13 +3,11 @@ package read
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"strconv"
-	"strings"
 	"time"
 
 	"modulate/internal/api"
@@ -23,6 +21,7 @@ type logQuery struct {
 	stream  string
 	offset  int64
 	attempt uint32 // 0: the latest
+	whole   bool   // look at all that there is, whatever is known already
 }
 
 // part is what there is of a stream from an offset on.
@@ -46,6 +45,10 @@ func (rd *reader) logs(r *api.Request) (api.Answer, error) {
 	if err != nil {
 		return api.Answer{}, err
 	}
+	if q.live(rec) {
+		rd.notes.follow(r.Context(), rd.Engine, rec.ID)
+	}
+	q.whole = r.Prefer.Wait == 0
 	p, err := rd.part(r.Context(), rec, q)
 	if err == nil && r.Prefer.Wait > 0 && len(p.body) == 0 && !p.end {
 		p, err = rd.follow(r, watch, rec, q)
@@ -54,6 +57,11 @@ func (rd *reader) logs(r *api.Request) (api.Answer, error) {
 		return api.Answer{}, err
 	}
 	return p.answer(r.Prefer.Applied()), nil
+}
+
+// live reports whether more may come of what q asks for.
+func (q logQuery) live(rec promise.Record) bool {
+	return !rec.State.Terminal() && (q.attempt == 0 || q.attempt >= rec.Attempt)
 }
 
 func (p part) answer(applied string) api.Answer {
@@ -119,7 +127,11 @@ func (rd *reader) follow(r *api.Request, watch *engine.Waiter, rec promise.Recor
 				return part{}, err
 			}
 		}
-		// The wait is over, the request is not: a last look.
+		if q.live(rec) {
+			rd.notes.follow(r.Context(), rd.Engine, rec.ID)
+		}
+		// The wait is over, the request is not: a last look, at all that there is.
+		q.whole = over
 		if stale || over {
 			next, err := rd.Engine.Get(r.Context(), rec.ID)
 			if err != nil {
@@ -159,12 +171,8 @@ func (rd *reader) part(ctx context.Context, rec promise.Record, q logQuery) (par
 	if s != nil && !s.Stored {
 		return inline(*s, q.offset, attempt.Number), nil
 	}
-	chunks, err := rd.chunks(ctx, blob.LogPrefix(rec.ID, attempt.Version, q.stream))
-	if err != nil {
-		return part{}, err
-	}
-	p, err := rd.readChunks(ctx, chunks, q.offset)
 	ended := rec.State.Terminal() || !follows && attempt.EndedAt != 0
+	p, err := rd.stored(ctx, blob.LogPrefix(rec.ID, attempt.Version, q.stream), q, !ended && attempt.EndedAt == 0)
 	p.end = ended && p.next >= p.size
 	p.attempt = attempt.Number
 	if s != nil {
@@ -216,71 +224,4 @@ func inline(s promise.Stream, offset int64, attempt uint32) part {
 		p.body = s.Tail[from-start:]
 	}
 	return p
-}
-
-// chunk is a stored piece of a stream.
-type chunk struct {
-	key         string
-	start, size int64
-}
-
-func (c chunk) end() int64 { return c.start + c.size }
-
-// chunks lists the pieces of a stream, in order.
-func (rd *reader) chunks(ctx context.Context, prefix string) ([]chunk, error) {
-	infos, err := rd.Engine.Blobs.List(ctx, prefix)
-	if err != nil {
-		return nil, fmt.Errorf("listing %s: %w", prefix, err)
-	}
-	var chunks []chunk
-	for _, info := range infos {
-		start, err := strconv.ParseInt(strings.TrimPrefix(info.Key, prefix), 10, 64)
-		if err == nil && info.Size > 0 {
-			chunks = append(chunks, chunk{key: info.Key, start: start, size: info.Size})
-		}
-	}
-	return chunks, nil
-}
-
-// readChunks reads up to a page from offset on. It stops before a gap, where
-// the stream was cut; a read that starts in one goes on behind it.
-func (rd *reader) readChunks(ctx context.Context, chunks []chunk, offset int64) (part, error) {
-	p := part{offset: offset, next: offset, size: 0}
-	for _, c := range chunks {
-		p.size = max(p.size, c.end())
-	}
-	for _, c := range chunks {
-		room := api.MaxLogPage - int64(len(p.body))
-		switch {
-		case c.end() <= p.next:
-			continue
-		case room == 0 || c.start > p.next && len(p.body) > 0:
-			return p, nil
-		case c.start > p.next:
-			p.offset, p.next = c.start, c.start
-		}
-		body, err := rd.readChunk(ctx, c, p.next-c.start, room)
-		if err != nil {
-			return part{}, err
-		}
-		p.body = append(p.body, body...)
-		p.next += int64(len(body))
-	}
-	return p, nil
-}
-
-func (rd *reader) readChunk(ctx context.Context, c chunk, from, room int64) ([]byte, error) {
-	src, err := rd.Engine.Blobs.Get(ctx, c.key, from)
-	if errors.Is(err, blob.ErrNotFound) {
-		return nil, api.Fail(blob.ErrNotFound, "offset", "the output from byte %d on is not kept any more", c.start)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", c.key, err)
-	}
-	defer src.Close()
-	body, err := io.ReadAll(io.LimitReader(src, min(room, c.size-from)))
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", c.key, err)
-	}
-	return body, nil
 }

@@ -29,6 +29,9 @@ type Config struct {
 	// LogPoll is how often the blobs are looked at for new output, while
 	// somebody waits for it; 0: 100 ms.
 	LogPoll time.Duration
+	// Audience is told whose output somebody follows, where workers go by that;
+	// nil: nobody asks.
+	Audience store.Audience
 }
 
 type reader struct {
@@ -36,6 +39,8 @@ type reader struct {
 	roster     store.Roster
 	retryAfter time.Duration
 	logPoll    time.Duration
+	notes      notes
+	edges      edges
 }
 
 // New returns the handler.
@@ -45,6 +50,7 @@ func New(c Config) http.Handler {
 		roster:     c.Roster,
 		retryAfter: c.RetryAfter,
 		logPoll:    c.LogPoll,
+		notes:      notes{audience: c.Audience},
 	}
 	if rd.logPoll == 0 {
 		rd.logPoll = 100 * time.Millisecond

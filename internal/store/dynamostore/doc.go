@@ -13,6 +13,7 @@
 //	#worker       its name  a worker at work        Announce; Retire deletes it
 //	#announced    machine   it has had a worker     the first Announce of a process
 //	#listed       machine   it has had a promise    the first create of a process
+//	#followed     an id     its output is followed  Follow
 //
 // The graph of an id is what stands before its first ":", if it has one, else
 // before its first ".": a call graph is one partition, and one Query reads it.
@@ -46,8 +47,10 @@
 // of due take 4,000 lives a second, each one entry made and removed; 4 of list
 // take 4,000 promises a second for each machine.
 //
-// # The roster
+// # The roster and the audience
 //
 //	#worker: machine (string), slots, running, started, seen (numbers; times in
 //	milliseconds), x an hour after seen. #announced and #listed: the keys only.
+//	#followed: until (number, in milliseconds), x then. It is read as it may be a
+//	second ago, which costs half.
 package dynamostore

@@ -24,7 +24,7 @@ type Config struct {
 	Retention time.Duration
 }
 
-// Store is a [store.Store] and [store.Roster] over a table.
+// Store is a [store.Store], [store.Roster] and [store.Audience] over a table.
 type Store struct {
 	Config
 	db    *dynamodb.Client
@@ -32,9 +32,9 @@ type Store struct {
 }
 
 var (
-	_ store.Store  = (*Store)(nil)
-	_ store.Roster = (*Store)(nil)
-
+	_ store.Store    = (*Store)(nil)
+	_ store.Roster   = (*Store)(nil)
+	_ store.Audience = (*Store)(nil)
 	_ store.Searcher = (*Store)(nil)
 )
 

@@ -15,8 +15,8 @@ import (
 )
 
 // Run runs the suite over the stores that open returns, each empty. Each is a
-// [store.Searcher] too, and those that are a [store.Watcher] or a [store.Roster]
-// are tested as that.
+// [store.Searcher] too, and those that are a [store.Watcher], a [store.Roster] or
+// a [store.Audience] are tested as that.
 func Run(t *testing.T, open func(t *testing.T) store.Store) {
 	for _, group := range []struct {
 		name  string
@@ -24,12 +24,10 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 	}{
 		{"Create", creates}, {"Get", gets}, {"Replace", replaces}, {"ReplaceAll", replaceAlls},
 		{"Due", dues}, {"List", lists}, {"Children", children}, {"All", alls},
-		{"Search", searches}, {"Watch", watches}, {"Roster", rosters},
+		{"Search", searches}, {"Watch", watches}, {"Roster", rosters}, {"Audience", audiences},
 	} {
-		if group.name == "Watch" {
-			if _, ok := open(t).(store.Watcher); !ok {
-				continue
-			}
+		if !offers(open(t), group.name) {
+			continue
 		}
 		t.Run(group.name, func(t *testing.T) {
 			for _, test := range group.tests() {
@@ -38,6 +36,21 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 				})
 			}
 		})
+	}
+}
+
+// offers reports whether a store has what a group tests and not every store
+// has.
+func offers(s store.Store, group string) bool {
+	_, watches := s.(store.Watcher)
+	_, follows := s.(store.Audience)
+	switch group {
+	case "Watch":
+		return watches
+	case "Audience":
+		return follows
+	default:
+		return true
 	}
 }
 
