@@ -119,10 +119,12 @@ var rules = map[string]rule{
 	"functions/status/read":     {ours: edge},
 	"functions/sweeper/sweep":   {ours: shell},
 
-	"workerd/ahead":       {},
-	"workerd/keeper":      {others: []string{"golang.org/x/sys"}}, // no more: it is a process per script
+	"workerd/ahead": {},
+	"workerd/keeper": { // no more: it is a process per script
+		ours: []string{"workerd/sandbox", "workerd/ahead"}, others: []string{"golang.org/x/sys"},
+	},
 	"cmd/modulate-keeper": {ours: []string{"workerd/keeper"}},
-	"workerd/runner":      {ours: []string{"workerd/keeper"}, others: []string{"golang.org/x/sys"}},
+	"workerd/runner":      {ours: []string{"workerd/keeper", "workerd/sandbox", "workerd/ahead"}, others: []string{"golang.org/x/sys"}},
 	"workerd/worker": {
 		ours:   append([]string{"workerd/uv", "workerd/device", "workerd/runner"}, edge...),
 		others: []string{"golang.org/x/sys", "github.com/oklog/ulid/v2"},

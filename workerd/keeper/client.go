@@ -5,11 +5,15 @@ package keeper
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"os"
 	"os/exec"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // ErrGone: the keeper is dead, and with it whatever it kept.
@@ -33,10 +37,89 @@ type Client struct {
 
 	sending sync.Mutex
 	out     []byte
+
+	files []*os.File // that came, and are not told of yet; listen's own
+	ready chan *Cell // the sandbox that waits, or that has the job
+}
+
+// A Cell is a sandbox that waits for its script, or has it. Close it when
+// nothing more is laid into it or read from it.
+type Cell struct {
+	Ready
+	Work, Output *os.File // its directories
+}
+
+// Close closes the directories.
+func (c *Cell) Close() {
+	for _, f := range []*os.File{c.Work, c.Output} {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+// Cell waits for the sandbox that the keeper makes ahead, or that an adopted
+// job has, and is called once for each.
+func (c *Client) Cell() (*Cell, error) {
+	select {
+	case cell := <-c.ready:
+		if cell.Error != "" {
+			return nil, errors.New(cell.Error)
+		}
+		return cell, nil
+	case <-c.gone:
+		return nil, ErrGone
+	}
+}
+
+// HasCell reports whether Cell would not wait.
+func (c *Client) HasCell() bool { return len(c.ready) > 0 }
+
+// Hold has the keeper make another sandbox than the one that Cell has told of,
+// for something else than its interpreter.
+func (c *Client) Hold(h Hold) { c.send(kindHold, h.pack()) }
+
+// newReady takes note of a sandbox.
+func (c *Client) newReady(body []byte) bool {
+	cell := &Cell{}
+	if cell.unpack(body) != nil {
+		return false
+	}
+	if cell.Error == "" {
+		if len(c.files) < 2 {
+			return false
+		}
+		cell.Work, cell.Output = c.files[0], c.files[1]
+		c.files = c.files[2:]
+	}
+	select {
+	case old := <-c.ready:
+		old.Close()
+	default:
+	}
+	c.ready <- cell
+	return true
+}
+
+// receive reads from the connection, and takes in the descriptors that come.
+func (c *Client) receive(buf []byte) (int, error) {
+	var oob [64]byte // two descriptors: CMSG_SPACE is 24
+	n, oobn, _, _, err := c.conn.ReadMsgUnix(buf, oob[:])
+	if err == nil && n == 0 {
+		err = io.EOF
+	}
+	messages, _ := unix.ParseSocketControlMessage(oob[:oobn])
+	for i := range messages {
+		fds, _ := unix.ParseUnixRights(&messages[i])
+		for _, fd := range fds {
+			c.files = append(c.files, os.NewFile(uintptr(fd), "sandbox"))
+		}
+	}
+	return max(n, 0), err
 }
 
 func newClient(f *Folder, conn *net.UnixConn, cmd *exec.Cmd) *Client {
-	c := &Client{Folder: f, conn: conn, cmd: cmd, hi: make(chan Hello, 1), gone: make(chan struct{})}
+	c := &Client{Folder: f, conn: conn, cmd: cmd, hi: make(chan Hello, 1), gone: make(chan struct{}), ready: make(chan *Cell, 1)}
 	go c.listen()
 	return c
 }
@@ -84,6 +167,11 @@ func (c *Client) Alive() bool { return !c.dead.Load() }
 func (c *Client) Close() {
 	c.conn.Close()
 	<-c.gone
+	select {
+	case cell := <-c.ready:
+		cell.Close()
+	default:
+	}
 	c.Folder.Close()
 }
 
@@ -99,12 +187,15 @@ func (c *Client) listen() {
 	var in []byte
 	buf := make([]byte, 4<<10)
 	for {
-		n, err := c.conn.Read(buf)
+		n, err := c.receive(buf)
 		if in = append(in, buf[:n]...); !c.heed(&in) || err != nil {
 			break
 		}
 	}
 	c.conn.Close()
+	for _, f := range c.files {
+		f.Close()
+	}
 	c.dead.Store(true)
 	if r := c.run.Load(); r != nil {
 		r.lost()
@@ -132,6 +223,10 @@ func (c *Client) heed(in *[]byte) bool {
 				return false
 			}
 			c.hi <- h // once a connection
+		} else if kind == kindReady {
+			if !c.newReady(body) {
+				return false
+			}
 		} else if r := c.run.Load(); r != nil && !r.heed(kind, body) {
 			return false
 		}

@@ -10,15 +10,22 @@
 //	FOLDER/stdout, stderr  what the script wrote: its head, then a ring with its tail
 //	FOLDER/exit            how it ended
 //	FOLDER/children        numbers given to children; the worker's
+//	FOLDER/api/            seen by a script in a sandbox: the worker's socket
 //
 // A worker talks to its keeper over one stream socket, by frames of a length
 // (4 bytes, little-endian), a kind (1 byte) and a body:
 //
-//	worker: start, stdin, until, took, stop, done   keeper: hello, wrote, fed, exit
+//	worker: box, hold, start, stdin, until, took, stop, done   keeper: hello, ready, wrote, fed, exit
 //
 // A keeper does one job after the other:
 //
 //	idle ──start──▶ running ──end of script, timeout, lease, stop──▶ over ──done──▶ idle
+//
+// With a [Box] each job has a sandbox of its own. One is always made ahead,
+// with an interpreter that waits for its script in it; for a job of another
+// kind the worker has it replaced (hold). The descriptors of its directories go
+// to the worker, which lays files and collects through them: whatever the
+// script does to its mounts, and after their end.
 //
 // Without a worker it ends: at once when it is idle or its job is mortal, a
 // while after its lease when its job is over and nobody came for it.

@@ -20,6 +20,7 @@ const (
 	manifestName = "manifest"
 	exitName     = "exit"
 	childrenName = "children"
+	socketsName  = "api"
 )
 
 // streamNames are the files with what a script wrote.
@@ -79,6 +80,9 @@ const manifestRoom = 4096
 // MakeFolder makes a folder in dir, which exists.
 func MakeFolder(dir string) (*Folder, error) {
 	f := &Folder{Dir: dir}
+	if err := os.Mkdir(f.Sockets(), 0o755); err != nil {
+		return nil, fmt.Errorf("making a keeper's folder: %w", err)
+	}
 	for _, name := range []string{streamNames[0], streamNames[1], exitName, childrenName, manifestName} {
 		file, err := os.OpenFile(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil {
@@ -174,6 +178,10 @@ func (f *Folder) Exit() (e Exit, ok bool) {
 	body := unsealed(b)
 	return e, body != nil && e.unpack(body) == nil
 }
+
+// Sockets is the path of the directory that a script in a sandbox has for the
+// socket of its worker.
+func (f *Folder) Sockets() string { return filepath.Join(f.Dir, socketsName) }
 
 // Children is the path of the file with the numbers given to children, which
 // is the worker's own.

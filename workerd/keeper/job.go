@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"modulate/workerd/sandbox"
 )
 
 // lookAround is how often orphans that have ended are reaped while a script
@@ -32,6 +34,9 @@ type job struct {
 	out    [2]capture
 	over   bool // everything is dead, and exit is set
 	exit   Exit
+	cell   *cell // nil: it runs without a sandbox
+	group  *sandbox.Group
+	ooms   int64    // of the group, before the script
 	fed    uint64   // what the worker was told
 	told   [2]int64 // likewise
 }
@@ -93,7 +98,7 @@ func (j *job) fork(files [3]int) (err error) {
 		Sys: &syscall.SysProcAttr{Setsid: true, PidFD: &j.pidfd},
 	}
 	for range 100 {
-		j.pid, err = syscall.ForkExec(j.Argv[0], j.Argv, attr)
+		j.pid, err = syscall.ForkExec(j.Path, j.Argv, attr)
 		if err != syscall.ETXTBSY {
 			break
 		}
@@ -228,7 +233,16 @@ func (j *job) finish(buf []byte) {
 		unix.Close(j.pidfd)
 		j.pidfd = -1
 	}
-	j.over = true
+	if j.cell != nil {
+		var fs unix.Statfs_t
+		j.exit.DiskFull = j.cell.dirs[0] > 0 && unix.Fstatfs(j.cell.dirs[0], &fs) == nil && fs.Bavail == 0
+	}
+	if j.over = true; j.group != nil {
+		n, err := j.group.OOMKills()
+		if j.exit.OOMKills = n - j.ooms; err != nil {
+			j.exit.Trouble = err.Error()
+		}
+	}
 	j.exit.End, j.exit.Status = j.end, uint32(j.status)
 	j.exit.Wall, j.exit.MaxRSS = j.wall, j.usage.Maxrss
 	j.exit.CPU = time.Duration(j.usage.Utime.Nano() + j.usage.Stime.Nano())

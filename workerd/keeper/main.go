@@ -33,7 +33,9 @@ type keeper struct {
 	timer    int // CLOCK_BOOTTIME
 	in, out  []byte
 	buf      []byte // for whatever is read
+	rights   []int  // descriptors that go with what is sent next
 	job      *job   // nil: idle
+	box      *box   // nil: scripts run as they are
 	files    [3]int // stdout, stderr, exit
 }
 
@@ -53,6 +55,9 @@ func Main() int {
 		return 1
 	}
 	for k.turn() {
+	}
+	if k.box != nil {
+		k.box.close()
 	}
 	return 0
 }
@@ -89,8 +94,11 @@ func (k *keeper) turn() bool {
 	if len(k.out) > 0 {
 		fds[0].Events |= unix.POLLOUT
 	}
-	if k.job != nil {
+	switch {
+	case k.job != nil:
 		fds = k.job.polls(fds, k.conn >= 0)
+	case k.box != nil:
+		fds = k.box.polls(fds)
 	}
 	if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
 		return false
@@ -106,6 +114,8 @@ func (k *keeper) turn() bool {
 			unix.Read(k.timer, k.buf[:8])
 		}
 		k.work(j)
+	} else if k.box != nil && k.box.work() {
+		k.tellReady(k.box.cell)
 	}
 	k.flush()
 	return k.needed()
@@ -175,7 +185,19 @@ func (k *keeper) obey(kind byte, body []byte) bool {
 		if s.unpack(body) != nil {
 			return false
 		}
-		k.job = begin(s, k.files)
+		if k.box == nil {
+			k.job = begin(s, k.files)
+		} else {
+			k.job = k.box.begin(s, k.files)
+		}
+	case kind == kindBox && k.box == nil:
+		return k.unbox(body)
+	case kind == kindHold && k.box != nil && j == nil:
+		var h Hold
+		if h.unpack(body) != nil {
+			return false
+		}
+		k.box.hold(h)
 	case j == nil: // a word too late for a job that is done
 	case kind == kindStdin:
 		j.stdin.take(body)
@@ -203,7 +225,36 @@ func (k *keeper) forget() {
 			unix.Ftruncate(fd, 0)
 		}
 	}
+	if k.box != nil {
+		k.job.cell.discard()
+		k.box.park()
+	}
 	k.job = nil
+}
+
+// unbox begins to run scripts in sandboxes.
+func (k *keeper) unbox(body []byte) bool {
+	k.box = &box{}
+	if k.box.Box.unpack(body) != nil {
+		return false
+	}
+	if err := k.box.open(); err != nil {
+		k.box.cell = &cell{err: err}
+		return true
+	}
+	k.box.park()
+	return true
+}
+
+// tellReady tells of a sandbox that waits for its script, or has one.
+func (k *keeper) tellReady(c *cell) {
+	r := Ready{UID: k.box.number(), Parked: c.parked != nil}
+	if c.err != nil {
+		r.Error = c.err.Error()
+	} else {
+		k.rights = c.dirs[:]
+	}
+	k.tell(kindReady, r.pack())
 }
 
 // accept lets an adopter in, and tells it how far the job is.
@@ -216,12 +267,15 @@ func (k *keeper) accept() {
 	k.conn = fd
 	var h Hello
 	if j := k.job; j != nil {
-		h.Busy = true
+		h.Busy, h.Boxed = true, j.cell != nil
 		h.Stdin, h.Feed = j.stdin.taken()
 		j.told = [2]int64{}
 		j.out[0].took, j.out[1].took = 0, 0
 	}
 	k.tell(kindHello, h.pack())
+	if h.Boxed {
+		k.tellReady(k.job.cell)
+	}
 	if k.job != nil && k.job.over {
 		k.tellExit()
 	}
@@ -233,7 +287,7 @@ func (k *keeper) hangUp() {
 		return
 	}
 	unix.Close(k.conn)
-	k.conn, k.in, k.out = -1, nil, nil
+	k.conn, k.in, k.out, k.rights = -1, nil, nil, nil
 	switch j := k.job; {
 	case j == nil:
 	case j.over:
@@ -307,7 +361,11 @@ func (k *keeper) tell(kind byte, body []byte) { k.out = appendFrame(k.out, kind,
 // not freeze its keeper.
 func (k *keeper) flush() {
 	for len(k.out) > 0 && k.conn >= 0 {
-		n, err := unix.SendmsgN(k.conn, k.out, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		var rights []byte
+		if k.rights != nil {
+			rights = unix.UnixRights(k.rights...)
+		}
+		n, err := unix.SendmsgN(k.conn, k.out, rights, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 		switch {
 		case err == unix.EINTR:
 		case err == unix.EAGAIN:
@@ -316,7 +374,7 @@ func (k *keeper) flush() {
 			k.hangUp()
 			return
 		default:
-			k.out = k.out[n:]
+			k.out, k.rights = k.out[n:], nil
 		}
 	}
 	k.out = nil

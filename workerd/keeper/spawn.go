@@ -13,6 +13,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"modulate/workerd/sandbox"
 )
 
 // Name is the name of a keeper's program, and of its process.
@@ -37,17 +39,28 @@ func FindProgram() (Program, error) {
 }
 
 // environment is all that a keeper has: its memory is to stay small.
-var environment = []string{"GOMAXPROCS=1", "GOTRACEBACK=none"}
+var environment = []string{"GOMAXPROCS=1", "GOTRACEBACK=none", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 // Start starts a keeper over a folder. hold, which may be nil, stays open as
 // long as it lives.
-func (p Program) Start(f *Folder, hold *os.File) (*Client, error) {
+//
+// With a box its scripts run in sandboxes: see [Client.Cell].
+func (p Program) Start(f *Folder, hold *os.File, b *Box) (*Client, error) {
 	ours, theirs, err := socketPair()
 	if err != nil {
 		return nil, fmt.Errorf("starting a keeper: %w", err)
 	}
 	defer theirs.Close()
-	cmd, err := p.run(f, theirs, hold)
+	cmd, err := p.command(f, theirs, hold)
+	if err == nil {
+		if b != nil {
+			cmd.SysProcAttr = sandbox.Clone(os.Geteuid(), os.Getegid())
+		}
+		err = cmd.Start()
+		for _, f := range cmd.ExtraFiles[1:3] {
+			f.Close()
+		}
+	}
 	if err != nil {
 		ours.Close()
 		return nil, fmt.Errorf("starting a keeper: %w", err)
@@ -57,21 +70,23 @@ func (p Program) Start(f *Folder, hold *os.File) (*Client, error) {
 		c.Close()
 		return nil, fmt.Errorf("starting a keeper: %w", err)
 	}
+	if b != nil {
+		c.send(kindBox, b.pack())
+	}
 	return c, nil
 }
 
-// run starts the process.
-func (p Program) run(f *Folder, conn, hold *os.File) (*exec.Cmd, error) {
+// command is the process to be started.
+func (p Program) command(f *Folder, conn, hold *os.File) (*exec.Cmd, error) {
 	listener, err := listen(f.Dir)
 	if err != nil {
 		return nil, err
 	}
-	defer listener.Close()
 	dir, err := os.Open(f.Dir)
 	if err != nil {
+		listener.Close()
 		return nil, err
 	}
-	defer dir.Close()
 	cmd := &exec.Cmd{
 		Path: p.Path, Args: []string{Name}, Dir: "/", Env: environment,
 		ExtraFiles:  []*os.File{conn, dir, listener},
@@ -85,7 +100,7 @@ func (p Program) run(f *Folder, conn, hold *os.File) (*exec.Cmd, error) {
 		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}}
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}}
 	}
-	return cmd, cmd.Start()
+	return cmd, nil
 }
 
 // Probe reports why keepers cannot be had here, nil: they can.
@@ -94,7 +109,7 @@ func (p Program) Probe(dir string) error {
 	if err != nil {
 		return err
 	}
-	c, err := p.Start(f, nil)
+	c, err := p.Start(f, nil, nil)
 	if err != nil {
 		f.Close()
 		return err

@@ -5,7 +5,10 @@ package keeper
 import (
 	"encoding/binary"
 	"errors"
+	"math"
 	"time"
+
+	"modulate/workerd/sandbox"
 )
 
 // maxFrame is the most bytes of one frame: arguments and environment of a
@@ -20,16 +23,20 @@ const (
 	kindTook                  // stream, bytes of it that the worker has
 	kindStop                  // 1: SIGTERM and grace; 0: at once
 	kindDone                  // the job is known for good: be idle
+	kindBox                   // Box: what scripts run in from now on
+	kindHold                  // Hold: another sandbox than the one made ahead
 
 	kindHello // Hello: to whoever connects
 	kindWrote // bytes of stdout, of stderr so far
 	kindFed   // bytes of stdin taken so far
 	kindExit  // Exit
+	kindReady // Ready, with two descriptors where there is no error
 )
 
 // A Start is a job for a keeper.
 type Start struct {
-	Argv    []string // Argv[0] is a path
+	Path    string // of what is executed
+	Argv    []string
 	Env     []string // all of it
 	Dir     string   // working directory
 	Stdin   bool     // it comes in frames; else it is empty
@@ -41,9 +48,32 @@ type Start struct {
 	Mortal  bool          // the script dies with the connection
 }
 
+// A Box is what the scripts of a keeper run in.
+type Box struct {
+	Config  sandbox.Config
+	Group   string   // name of the keeper's cgroup; "": there are none
+	Park    []string // command of the interpreter that waits in each sandbox made ahead; see package ahead
+	Program []byte   // what it runs
+	Env     []string // and its environment
+}
+
+// A Hold is what the next sandbox starts, once it may.
+type Hold struct {
+	Argv, Env []string
+	Devices   []string // device files that it sees, beside those of the Box
+}
+
+// A Ready says that a sandbox waits for its script.
+type Ready struct {
+	UID    int    // of the script, 0: the worker's own
+	Parked bool   // an interpreter waits in it: see Box.Park
+	Error  string // why there is none; "": there is
+}
+
 // A Hello says how far a job is.
 type Hello struct {
 	Busy  bool   // there is a job
+	Boxed bool   // it runs in a sandbox: a Ready follows
 	Stdin uint64 // bytes of stdin that it has got so far
 	Feed  bool   // it wants more of them
 }
@@ -68,6 +98,8 @@ type Exit struct {
 	Wall, CPU      time.Duration
 	MaxRSS         int64  // KiB
 	Stdout, Stderr int64  // bytes that were written
+	DiskFull       bool   // nothing is left of the sandbox's room for files
+	OOMKills       int64  // processes that the kernel killed for the sandbox's memory
 	Trouble        string // with the spool; "": none
 }
 
@@ -149,6 +181,7 @@ func (u *unpacker) err() error {
 
 func (s *Start) pack() []byte {
 	var p packer
+	p.str(s.Path)
 	p.list(s.Argv)
 	p.list(s.Env)
 	p.str(s.Dir)
@@ -165,7 +198,7 @@ func (s *Start) pack() []byte {
 func (s *Start) unpack(b []byte) error {
 	u := unpacker{b: b}
 	*s = Start{
-		Argv: u.list(), Env: u.list(), Dir: u.str(), Stdin: u.flag(), Stdout: u.flag(), Stderr: u.flag(),
+		Path: u.str(), Argv: u.list(), Env: u.list(), Dir: u.str(), Stdin: u.flag(), Stdout: u.flag(), Stderr: u.flag(),
 		Timeout: u.dur(), Grace: u.dur(), Until: u.dur(), Mortal: u.flag(),
 	}
 	if len(s.Argv) == 0 {
@@ -177,6 +210,7 @@ func (s *Start) unpack(b []byte) error {
 func (h *Hello) pack() []byte {
 	var p packer
 	p.flag(h.Busy)
+	p.flag(h.Boxed)
 	p.num(h.Stdin)
 	p.flag(h.Feed)
 	return p
@@ -184,7 +218,7 @@ func (h *Hello) pack() []byte {
 
 func (h *Hello) unpack(b []byte) error {
 	u := unpacker{b: b}
-	*h = Hello{Busy: u.flag(), Stdin: u.num(), Feed: u.flag()}
+	*h = Hello{Busy: u.flag(), Boxed: u.flag(), Stdin: u.num(), Feed: u.flag()}
 	return u.err()
 }
 
@@ -198,6 +232,8 @@ func (e *Exit) pack() []byte {
 	p.num(uint64(e.MaxRSS))
 	p.num(uint64(e.Stdout))
 	p.num(uint64(e.Stderr))
+	p.flag(e.DiskFull)
+	p.num(uint64(e.OOMKills))
 	p.str(e.Trouble)
 	return p
 }
@@ -206,8 +242,75 @@ func (e *Exit) unpack(b []byte) error {
 	u := unpacker{b: b}
 	*e = Exit{
 		End: End(u.num()), Status: uint32(u.num()), Errno: uint32(u.num()), Wall: u.dur(), CPU: u.dur(),
-		MaxRSS: int64(u.num()), Stdout: int64(u.num()), Stderr: int64(u.num()), Trouble: u.str(),
+		MaxRSS: int64(u.num()), Stdout: int64(u.num()), Stderr: int64(u.num()), DiskFull: u.flag(), OOMKills: int64(u.num()), Trouble: u.str(),
 	}
+	return u.err()
+}
+
+func (b *Box) pack() []byte {
+	var p packer
+	c := b.Config
+	p.str(string(c.Level))
+	p.flag(c.Egress)
+	p.list(c.Prefixes)
+	p.list(c.Devices)
+	p.str(c.CLI)
+	p.num(uint64(len(c.Mounts)))
+	for _, m := range c.Mounts {
+		p.str(m.Source)
+		p.str(m.Target)
+		p.flag(m.Writable)
+	}
+	for _, n := range []uint64{uint64(c.Limits.Memory), math.Float64bits(c.Limits.CPU), uint64(c.Limits.PIDs), uint64(c.Limits.Scratch)} {
+		p.num(n)
+	}
+	p.str(b.Group)
+	p.list(b.Park)
+	p.str(string(b.Program))
+	p.list(b.Env)
+	return p
+}
+
+func (b *Box) unpack(body []byte) error {
+	u := unpacker{b: body}
+	*b = Box{Config: sandbox.Config{
+		Level: sandbox.Level(u.str()), Egress: u.flag(), Prefixes: u.list(), Devices: u.list(), CLI: u.str(),
+	}}
+	for range min(u.num(), uint64(len(u.b))) {
+		b.Config.Mounts = append(b.Config.Mounts, sandbox.Mount{Source: u.str(), Target: u.str(), Writable: u.flag()})
+	}
+	b.Config.Limits = sandbox.Limits{
+		Memory: int64(u.num()), CPU: math.Float64frombits(u.num()), PIDs: int64(u.num()), Scratch: int64(u.num()),
+	}
+	b.Group, b.Park, b.Program, b.Env = u.str(), u.list(), []byte(u.str()), u.list()
+	return u.err()
+}
+
+func (h *Hold) pack() []byte {
+	var p packer
+	p.list(h.Argv)
+	p.list(h.Env)
+	p.list(h.Devices)
+	return p
+}
+
+func (h *Hold) unpack(b []byte) error {
+	u := unpacker{b: b}
+	*h = Hold{Argv: u.list(), Env: u.list(), Devices: u.list()}
+	return u.err()
+}
+
+func (r *Ready) pack() []byte {
+	var p packer
+	p.num(uint64(r.UID))
+	p.flag(r.Parked)
+	p.str(r.Error)
+	return p
+}
+
+func (r *Ready) unpack(b []byte) error {
+	u := unpacker{b: b}
+	*r = Ready{UID: int(u.num()), Parked: u.flag(), Error: u.str()}
 	return u.err()
 }
 

@@ -20,6 +20,7 @@ import (
 //
 //	work/    the working directory, HOME and TMPDIR: at first the script and its inputs
 //	output/  MODULATE_OUTPUT
+//	socket   MODULATE_SOCKET, where there is one
 type jobDir string
 
 // tempDir is where things are made that parent names: "" is the system's
@@ -53,8 +54,23 @@ func newJobDir(parent string) (jobDir, error) {
 func (d jobDir) work() string   { return string(d) + "/work" }
 func (d jobDir) output() string { return string(d) + "/output" }
 
+// socketName is the name of the socket that a script reaches its worker by.
+const socketName = "socket"
+
+func (d jobDir) socket() string { return string(d) + "/" + socketName }
+
 // lay puts the script and its inputs into the working directory.
 func (d jobDir) lay(ctx context.Context, job Job) error {
+	return layOut(ctx, job, func(name string, mode fs.FileMode) (*os.File, error) {
+		return os.OpenFile(filepath.Join(d.work(), name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	})
+}
+
+// A creator makes a new file in the working directory.
+type creator func(name string, mode fs.FileMode) (*os.File, error)
+
+// layOut makes the script and its inputs.
+func layOut(ctx context.Context, job Job, create creator) error {
 	mode := fs.FileMode(0o600)
 	if len(job.Command) == 0 {
 		mode = 0o700
@@ -72,7 +88,7 @@ func (d jobDir) lay(ctx context.Context, job Job) error {
 			return fmt.Errorf("%s %q: the script or another file has that name", what, f.Name)
 		}
 		names[f.Name] = true
-		if err := d.write(ctx, f, mode); err != nil {
+		if err := create.write(ctx, f, mode); err != nil {
 			return fmt.Errorf("laying out %s %q: %w", what, f.Name, err)
 		}
 		mode = 0o600
@@ -81,13 +97,13 @@ func (d jobDir) lay(ctx context.Context, job Job) error {
 }
 
 // write copies f into the working directory.
-func (d jobDir) write(ctx context.Context, f File, mode fs.FileMode) (err error) {
+func (create creator) write(ctx context.Context, f File, mode fs.FileMode) (err error) {
 	src, err := f.Open()
 	if err != nil {
 		return err
 	}
 	defer src.Close()
-	dst, err := os.OpenFile(filepath.Join(d.work(), f.Name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	dst, err := create(f.Name, mode)
 	if err != nil {
 		return err
 	}
@@ -129,25 +145,29 @@ func checkName(name string) error {
 }
 
 // collect lets f read the output directory, whatever the script made of it.
-func (d jobDir) collect(ctx context.Context, f func(context.Context, *os.Root) error) (err error) {
+func (d jobDir) collect(ctx context.Context, f func(context.Context, *os.Root) error) error {
+	return collect(ctx, d.output(), f)
+}
+
+func collect(ctx context.Context, dir string, f func(context.Context, *os.Root) error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("collecting the output: panic: %v\n%s", r, debug.Stack())
 		}
 	}()
-	fi, err := os.Lstat(d.output())
+	fi, err := os.Lstat(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		err = os.Mkdir(d.output(), 0o700) // the script removed it: nothing was left
+		err = os.Mkdir(dir, 0o700) // the script removed it: nothing was left
 	case err == nil && !fi.IsDir():
 		err = errors.New("MODULATE_OUTPUT is no longer a directory")
 	case err == nil && fi.Mode().Perm() != 0o700:
-		err = os.Chmod(d.output(), 0o700)
+		err = os.Chmod(dir, 0o700)
 	}
 	if err != nil {
 		return fmt.Errorf("collecting the output: %w", err)
 	}
-	root, err := os.OpenRoot(d.output())
+	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return fmt.Errorf("collecting the output: %w", err)
 	}

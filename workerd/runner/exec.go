@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -61,6 +62,14 @@ func (e Exec) Run(ctx context.Context, job Job) (res Result) {
 func (e Exec) execute(ctx context.Context, job Job, dir jobDir) Result {
 	if ctx.Err() != nil || closed(job.Now) {
 		return Result{End: Killed}
+	}
+	if job.Serve != nil {
+		l, err := listenAt(dir.socket(), false)
+		if err != nil {
+			return failed(fmt.Errorf("making the script's socket: %w", err))
+		}
+		job.Env = append(slices.Clone(job.Env), "MODULATE_SOCKET="+dir.socket())
+		job.Serve(l, "")
 	}
 	cmd, err := plan(job, dir, e.Path)
 	if err != nil {
@@ -137,22 +146,29 @@ type command struct {
 
 // plan is what a job is started from in dir; path is its PATH.
 func plan(job Job, dir jobDir, path string) (command, error) {
+	c := command{dir: dir.work(), marker: "MODULATE_OUTPUT=" + dir.output()}
+	var err error
+	if c.argv, c.path, err = words(job); err != nil {
+		return command{}, err
+	}
+	c.env = environ(job.Env, c.marker, []string{"HOME=" + dir.work(), "PATH=" + cmp.Or(path, DefaultPath), "TMPDIR=" + dir.work()})
+	return c, nil
+}
+
+// words are the words of a job's command, and the path of what is executed.
+func words(job Job) (argv []string, path string, err error) {
 	script := job.Name
 	if len(job.Command) == 0 || strings.HasPrefix(script, "-") {
 		script = "./" + script // never looked up, never a flag
 	}
-	c := command{dir: dir.work(), marker: "MODULATE_OUTPUT=" + dir.output()}
-	c.argv = append(append(append(c.argv, job.Command...), script), job.Args...)
-	c.path = c.argv[0]
-	if len(job.Command) > 0 && !strings.Contains(c.path, "/") {
-		path, err := exec.LookPath(c.path)
-		if err != nil {
-			return command{}, fmt.Errorf("%s is %w", c.path, ErrNotInstalled)
+	argv = append(append(append(argv, job.Command...), script), job.Args...)
+	path = argv[0]
+	if len(job.Command) > 0 && !strings.Contains(path, "/") {
+		if path, err = exec.LookPath(path); err != nil {
+			return nil, "", fmt.Errorf("%s is %w", argv[0], ErrNotInstalled)
 		}
-		c.path = path
 	}
-	c.env = environ(job.Env, c.marker, []string{"HOME=" + dir.work(), "PATH=" + cmp.Or(path, DefaultPath), "TMPDIR=" + dir.work()})
-	return c, nil
+	return argv, path, nil
 }
 
 // environ puts the marker first, where it is found soonest, then the defaults

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"modulate/workerd/ahead"
 	"modulate/workerd/keeper"
 )
 
@@ -44,6 +45,13 @@ func OpenKept(cfg KeptConfig) (*Kept, error) {
 	}
 	k := &Kept{cfg: cfg}
 	k.pool = pool{program: program, dir: cfg.Spool, prefix: FolderPrefix(cfg.Machine), hold: cfg.Hold, ahead: cfg.Ahead}
+	if cfg.Box != nil {
+		box, err := cfg.Box.box()
+		if err != nil {
+			return nil, err
+		}
+		k.pool.box = box
+	}
 	first, err := k.pool.start() // so that it is known at once whether it can be
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoKeepers, err)
@@ -62,22 +70,37 @@ func (k *Kept) Run(ctx context.Context, job Job) Result {
 	if err != nil {
 		return failed(err)
 	}
-	dir, err := k.spares.take(k.cfg.Dir)
+	g, err := k.settle(c, job)
 	if err != nil {
-		k.pool.put(c)
-		return failed(err)
+		return failed(errors.Join(err, k.pool.end(c)))
 	}
-	p := &place{k: k, client: c, dir: dir}
+	p := &place{k: k, client: c, folder: c.Folder, ground: g}
 	res := p.begin(ctx, job)
 	return p.leave(job, res)
 }
 
-// A place is where one job runs: its keeper and its directory.
+// box is what a keeper is told.
+func (b *BoxConfig) box() (*keeper.Box, error) {
+	box := &keeper.Box{Config: b.Sandbox, Park: b.Park, Env: boxEnv()}
+	if b.Cgroups {
+		box.Group = "modulate-" // and what is the folder's own
+	}
+	if !ahead.Parks(b.Park) {
+		return nil, fmt.Errorf("%q cannot wait for a script", b.Park)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), pythonLimit)
+	defer cancel()
+	program, err := ahead.Compile(ctx, b.Park)
+	box.Program = program
+	return box, err
+}
+
+// A place is where one job runs: its keeper and its ground.
 type place struct {
 	k      *Kept
 	client *keeper.Client // nil: it is gone, and folder is what it left
 	folder *keeper.Folder
-	dir    jobDir
+	ground ground
 	run    *keeper.Run // nil: it has not begun
 }
 
@@ -85,23 +108,29 @@ type place struct {
 func (p *place) begin(ctx context.Context, job Job) Result {
 	noted := make(chan error, 1)
 	if len(job.Note) > 0 {
-		go func() { noted <- p.client.WriteManifest(append([]byte(string(p.dir)+"\x00"), job.Note...)) }()
+		go func() { noted <- p.folder.WriteManifest(append([]byte(p.ground.name()+"\x00"), job.Note...)) }()
 	} else {
 		noted <- nil
 	}
-	err := p.dir.lay(ctx, job)
+	err := p.ground.lay(ctx, job)
 	if err = errors.Join(err, <-noted); err != nil {
 		if ctx.Err() != nil {
 			return Result{End: Killed}
 		}
+		if errors.Is(err, ErrNotExecutable) {
+			return Result{Code: CodeNotExecutable, Err: err}
+		}
 		return failed(err)
 	}
-	cmd, err := plan(job, p.dir, p.k.cfg.Path)
+	cmd, err := p.ground.plan(p.k.withSocket(job, p.ground))
 	if err != nil {
 		return failed(err)
 	}
 	if ctx.Err() != nil || closed(job.Now) {
 		return Result{End: Killed}
+	}
+	if err := p.serve(job); err != nil {
+		return failed(err)
 	}
 	grace := job.Grace
 	if grace == 0 {
@@ -109,7 +138,7 @@ func (p *place) begin(ctx context.Context, job Job) Result {
 	}
 	return p.attend(ctx, job, cmd, func(with keeper.Streams) *keeper.Run {
 		return p.client.Begin(keeper.Start{
-			Argv: append([]string{cmd.path}, cmd.argv[1:]...), Env: cmd.env, Dir: cmd.dir,
+			Path: cmd.path, Argv: cmd.argv, Env: cmd.env, Dir: cmd.dir,
 			Timeout: job.Timeout, Grace: grace, Until: job.Lease.end(), Mortal: len(job.Note) == 0,
 		}, with)
 	})
@@ -133,6 +162,8 @@ func (p *place) attend(ctx context.Context, job Job, cmd command, start func(kee
 		return Result{End: Left}
 	case err != nil:
 		return Result{End: Lost, Err: errors.Join(err, delivery)}
+	case exit.End == keeper.NotStarted && exit.Trouble != "":
+		return failed(errors.New(exit.Trouble))
 	case exit.End == keeper.NotStarted:
 		return notStarted(job, cmd, syscall.Errno(exit.Errno))
 	}
@@ -142,7 +173,7 @@ func (p *place) attend(ctx context.Context, job Job, cmd command, start func(kee
 		return failed(input)
 	}
 	if res.End != Killed && job.Collect != nil {
-		res.Err = errors.Join(res.Err, p.dir.collect(ctx, job.Collect))
+		res.Err = errors.Join(res.Err, p.ground.collect(ctx, job.Collect))
 	}
 	return res
 }
@@ -169,7 +200,7 @@ func (p *place) supervise(ctx context.Context, job Job) (left bool) {
 
 // kept is a keeper's word of how a job ended.
 func kept(e keeper.Exit, delivery error) Result {
-	res := Result{Wall: e.Wall, CPU: e.CPU, MaxRSS: e.MaxRSS * maxRSSUnit, Err: delivery}
+	res := Result{Wall: e.Wall, CPU: e.CPU, MaxRSS: e.MaxRSS * maxRSSUnit, OOM: e.OOMKills > 0, DiskFull: e.DiskFull, Err: delivery}
 	if e.Trouble != "" {
 		res.Err = errors.Join(res.Err, errors.New(e.Trouble))
 	}
@@ -204,19 +235,22 @@ func (p *place) leave(job Job, res Result) Result {
 // clear makes room for the next job.
 func (p *place) clear() error {
 	var errs []error
-	if p.client == nil || !p.client.Alive() {
-		errs = append(errs, p.bury())
-	} else if err := p.client.ClearManifest(); err != nil {
-		errs = append(errs, err, p.bury())
-	} else {
-		if p.run != nil {
-			p.run.Forget()
-		}
-		p.k.pool.put(p.client)
+	if p.ground != nil {
+		errs = append(errs, p.ground.give())
 	}
-	if err := p.k.spares.give(p.dir); err != nil {
-		errs = append(errs, fmt.Errorf("removing the job's directory: %w", err))
+	switch {
+	case p.client == nil || !p.client.Alive():
+		return errors.Join(append(errs, p.bury())...)
+	case p.run == nil && p.k.cfg.Box != nil: // something was laid into its sandbox
+		return errors.Join(append(errs, p.k.pool.end(p.client))...)
 	}
+	if err := p.client.ClearManifest(); err != nil {
+		return errors.Join(append(errs, err, p.bury())...)
+	}
+	if p.run != nil {
+		p.run.Forget()
+	}
+	p.k.pool.put(p.client)
 	return errors.Join(errs...)
 }
 
@@ -290,10 +324,18 @@ func (k *Kept) adopt(dir string) (*orphan, error) {
 		f.Close()
 		return nil, removeFolder(dir)
 	}
-	o := &orphan{place: place{k: k, folder: f, dir: jobDir(where)}, note: note}
+	o := &orphan{place: place{k: k, folder: f}, note: note}
 	if o.client, o.hello, err = keeper.Adopt(f); err != nil && !errors.Is(err, keeper.ErrGone) {
 		f.Close()
 		return nil, err
+	}
+	switch {
+	case len(where) > 0:
+		o.ground = hostGround{jobDir(where), k}
+	case o.client != nil && o.hello.Boxed:
+		if cell, err := o.client.Cell(); err == nil {
+			o.ground = boxGround{cell, o.client}
+		}
 	}
 	return o, nil
 }
@@ -309,7 +351,11 @@ func (o *orphan) Resume(ctx context.Context, job Job) Result {
 	job.Note = o.note
 	e, over := o.folder.Exit()
 	switch {
+	case o.ground == nil: // what it left went with its sandbox
 	case o.client != nil && o.hello.Busy:
+		if err := o.serve(job); err != nil {
+			job.Serve = nil
+		}
 		return o.leave(job, o.attend(ctx, job, command{}, func(with keeper.Streams) *keeper.Run { return o.client.Resume(o.hello, with) }))
 	case o.client == nil && over:
 		return o.leave(job, o.attend(ctx, job, command{}, func(with keeper.Streams) *keeper.Run { return o.folder.Replay(e, with) }))

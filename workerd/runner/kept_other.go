@@ -26,3 +26,6 @@ func (*Kept) Adopt() ([]Orphan, error) { return nil, ErrNoKeepers }
 
 // Boottime is a time for [Lease]; nobody enforces one here.
 func Boottime() time.Duration { return time.Duration(time.Now().UnixNano()) }
+
+// byShortPath calls do with path.
+func byShortPath(path string, do func(short string) error) error { return do(path) }

@@ -21,6 +21,7 @@ type pool struct {
 	dir     string // where their folders are
 	prefix  string // of the folders' names
 	hold    *os.File
+	box     *keeper.Box // nil: there are no sandboxes
 	ahead   int
 
 	mu      sync.Mutex
@@ -57,7 +58,13 @@ func (p *pool) startIn(dir string) (*keeper.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := p.program.Start(f, p.hold)
+	box := p.box
+	if box != nil && box.Group != "" {
+		own := *box
+		own.Group = "modulate-" + strings.TrimPrefix(filepath.Base(dir), p.prefix)
+		box = &own
+	}
+	c, err := p.program.Start(f, p.hold, box)
 	if err != nil {
 		f.Close()
 	}
@@ -75,13 +82,13 @@ func (p *pool) started(dir string) bool {
 func (p *pool) take() (*keeper.Client, error) {
 	for {
 		p.mu.Lock()
-		n := len(p.idle)
-		if n == 0 {
+		n := p.best()
+		if n < 0 {
 			p.mu.Unlock()
 			return p.start()
 		}
-		c := p.idle[n-1]
-		p.idle = p.idle[:n-1]
+		c := p.idle[n]
+		p.idle = slices.Delete(p.idle, n, n+1)
 		p.mu.Unlock()
 		if c.Alive() {
 			return c, nil
@@ -90,6 +97,15 @@ func (p *pool) take() (*keeper.Client, error) {
 			return nil, err
 		}
 	}
+}
+
+// best is the index of the idle keeper to take: one with a sandbox that is
+// ready, else the one that will have one first; -1: there is none.
+func (p *pool) best() int {
+	if p.box == nil || len(p.idle) == 0 {
+		return len(p.idle) - 1
+	}
+	return max(0, slices.IndexFunc(p.idle, (*keeper.Client).HasCell))
 }
 
 // put gets an idle keeper.

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"os"
 	"syscall"
 	"time"
@@ -35,6 +36,11 @@ type Job struct {
 	// nothing that the script planted. It is not called for a script that was
 	// Killed, Failed or no executable. nil: nothing is collected.
 	Collect func(ctx context.Context, output *os.Root) error
+	// Serve is told, before the script starts, where it reaches its worker: the
+	// script has the socket's path in MODULATE_SOCKET. Whoever serves closes
+	// it. numbers is the path of a file that stays with the job for an adopter,
+	// "" where there is none. nil: the script gets no socket.
+	Serve func(l net.Listener, numbers string)
 
 	// Note is what another process needs to know to go on with the job when
 	// this one is gone: see [Adopter]. It is on the disk before the script
@@ -136,7 +142,7 @@ type Orphan interface {
 	// rest.
 	Stdin() (size uint64, more bool)
 	// Resume is Run for what is left of the job, of which Stdout, Stderr,
-	// Stdin, Now, Collect, Lease and Leave count. Both outputs are written from
+	// Stdin, Serve, Now, Collect, Lease and Leave count. Both outputs are written from
 	// their first byte on. The result is Lost where the job died meanwhile.
 	Resume(ctx context.Context, job Job) Result
 }

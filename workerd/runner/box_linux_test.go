@@ -1,0 +1,180 @@
+package runner_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"modulate/workerd/runner"
+	"modulate/workerd/sandbox"
+)
+
+// boxed opens a Kept whose scripts run in sandboxes.
+func boxed(t testing.TB, before *daemon, limits sandbox.Limits) *daemon {
+	t.Helper()
+	python, err := interpreter()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &daemon{dir: t.TempDir(), spool: t.TempDir()}
+	if before != nil {
+		d.dir, d.spool = before.dir, before.spool
+	}
+	d.Kept, err = runner.OpenKept(runner.KeptConfig{
+		Dir: d.dir, Spool: d.spool, Program: os.Args[0], Machine: "cpu",
+		Box: &runner.BoxConfig{
+			Sandbox: sandbox.Config{Level: sandbox.Bwrap, Prefixes: []string{filepath.Dir(filepath.Dir(python))}, Limits: limits},
+			Cgroups: true, Park: []string{python, "-I", "-S"},
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// ample is room for any script.
+var ample = sandbox.Limits{Memory: 512 << 20, CPU: 2, PIDs: 200, Scratch: 64 << 20}
+
+// in runs a job in a sandbox of d.
+func (d *daemon) in(t *testing.T, j runner.Job) (r ran) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	if j.Stdout == nil {
+		j.Stdout = &out
+	}
+	j.Stderr = &errs
+	r.Result = d.Run(t.Context(), j)
+	r.out, r.errs = out.String(), errs.String()
+	return r
+}
+
+// A script of the parked kind, and of every other, sees its sandbox: its files,
+// its environment, its directories, no host.
+func TestBox(t *testing.T) {
+	d := boxed(t, nil, ample)
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("secret"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	edit := func(j *runner.Job) {
+		j.Args, j.Env, j.Stdin = []string{"a b", ""}, []string{"A=1"}, strings.NewReader("in")
+		j.Files = []runner.File{{Name: "data.csv", Open: text("1,2")}}
+		j.Collect = func(_ context.Context, root *os.Root) error {
+			body, err := root.ReadFile("result.json")
+			if string(body) != "{}" {
+				err = errors.Join(err, errors.New("collected "+string(body)))
+			}
+			return err
+		}
+	}
+	const want = "script a b||in|1,2|1|/job/work|/job/output|no secret\n"
+	for range 3 { // one after the other: each has a sandbox of its own
+		r := d.in(t, job(python, `
+import os, sys
+print(sys.argv[0] if '/' not in sys.argv[0] else os.path.basename(sys.argv[0]), end=' ')
+print(*sys.argv[1:], sys.stdin.read(), open('data.csv').read(), os.environ['A'], os.getcwd(), os.environ['MODULATE_OUTPUT'],
+    'a secret' if os.path.exists('`+secret+`') else 'no secret', sep='|')
+open('left behind', 'x').close()
+open(os.environ['MODULATE_OUTPUT'] + '/result.json', 'w').write('{}')`, edit))
+		good(t, r)
+		if r.out != want {
+			t.Errorf("python: %q, want %q", r.out, want)
+		}
+		r = d.in(t, job("/bin/sh", `
+[ -e `+secret+` ] && secret='a secret' || secret='no secret'
+echo "script $1|$2|$(cat)|$(cat data.csv)|$A|$PWD|$MODULATE_OUTPUT|$secret"
+echo -n {} >$MODULATE_OUTPUT/result.json; : >'left behind'`, edit))
+		good(t, r)
+		if r.out != want {
+			t.Errorf("sh: %q, want %q", r.out, want)
+		}
+	}
+	r := d.in(t, job("", "#!/bin/sh\necho $0; exit 4"))
+	if r.End != runner.Exited || r.Code != 4 || r.out != "/job/work/script\n" {
+		t.Errorf("binary: %+v, stdout %q, stderr %q", r.Result, r.out, r.errs)
+	}
+	r = d.in(t, job("", "echo no #! line\n"))
+	if r.End != runner.Exited || r.Code != runner.CodeNotExecutable || !errors.Is(r.Err, runner.ErrNotExecutable) {
+		t.Errorf("no binary: %+v", r.Result)
+	}
+	r = d.in(t, job(python, "import os; os.kill(os.getpid(), 11)"))
+	if r.End != runner.Signalled || r.Signal != 11 {
+		t.Errorf("%+v", r.Result)
+	}
+	r = d.in(t, job("/bin/bash", "kill -SEGV $$"))
+	if r.End != runner.Signalled || r.Signal != 11 {
+		t.Errorf("%+v", r.Result)
+	}
+	d.end(t)
+}
+
+// What a script leaves running ends with it, and one that uses up its memory
+// is known by that.
+func TestBoxEnds(t *testing.T) {
+	d := boxed(t, nil, sandbox.Limits{Memory: 64 << 20, CPU: 2, PIDs: 50, Scratch: 16 << 20})
+	r := d.in(t, job(python, offspring))
+	good(t, r)
+	r = d.in(t, job(python, "x = bytearray(1 << 30)\nfor i in range(0, len(x), 4096): x[i] = 1"))
+	if r.End != runner.Signalled || r.Signal != 9 || !r.OOM {
+		t.Errorf("%+v", r.Result)
+	}
+	good(t, d.in(t, job(python, "pass")))
+	r = d.in(t, job(python, "import time; time.sleep(600)", func(j *runner.Job) { j.Timeout = 300 * time.Millisecond }))
+	if r.End != runner.TimedOut {
+		t.Errorf("%+v", r.Result)
+	}
+	d.end(t)
+}
+
+// A script in a sandbox goes on without its daemon; what it left is collected
+// by the next.
+func TestBoxIsAdopted(t *testing.T) {
+	d := boxed(t, nil, ample)
+	left := make(chan struct{})
+	stdin, w := io.Pipe() // says nothing
+	defer w.Close()
+	r := ran{Result: d.Run(t.Context(), job(python, `
+import os, sys, time
+print('first', flush=True)
+sys.stdin.read()
+print('last')
+open(os.environ['MODULATE_OUTPUT'] + '/result.json', 'w').write('{}')
+sys.exit(3)`, func(j *runner.Job) {
+		j.Note, j.Leave, j.Stdin = []byte("note"), left, stdin
+		j.Stdout = writerFunc(func(p []byte) (int, error) { close(left); return len(p), nil })
+	}))}
+	if r.End != runner.Left {
+		t.Fatalf("%+v", r.Result)
+	}
+	if err := d.Close(); err != nil {
+		t.Error(err)
+	}
+	next := boxed(t, d, ample)
+	orphans, err := next.Adopt()
+	if err != nil || len(orphans) != 1 {
+		t.Fatalf("%d adopted: %v", len(orphans), err)
+	}
+	var out bytes.Buffer
+	collected := ""
+	r = ran{Result: orphans[0].Resume(t.Context(), runner.Job{
+		Stdout: &out, Stdin: strings.NewReader(""),
+		Collect: func(_ context.Context, root *os.Root) error {
+			body, err := root.ReadFile("result.json")
+			collected = string(body)
+			return err
+		},
+	})}
+	if r.End != runner.Exited || r.Code != 3 || out.String() != "first\nlast\n" || collected != "{}" {
+		t.Errorf("%+v, stdout %q, collected %q", r.Result, out.String(), collected)
+	}
+	forget(t, r)
+	good(t, next.in(t, job(python, "pass")))
+	next.end(t)
+}

@@ -1,0 +1,176 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"modulate/workerd/keeper"
+	"modulate/workerd/sandbox"
+)
+
+// A ground is where a kept job has its files.
+type ground interface {
+	// lay puts the script and its inputs into the working directory.
+	lay(ctx context.Context, job Job) error
+	// plan is what is started there.
+	plan(job Job) (command, error)
+	// collect lets f read what was left in the output directory.
+	collect(ctx context.Context, f func(context.Context, *os.Root) error) error
+	// socket is the path at which the script's socket is made, and the one at
+	// which the script finds it.
+	socket() (ours, theirs string)
+	// name is what an adopter finds it by.
+	name() string
+	// give gives it up, with all that is in it.
+	give() error
+}
+
+// A hostGround is a directory of the host: there is no sandbox.
+type hostGround struct {
+	jobDir
+	k *Kept
+}
+
+func (g hostGround) plan(job Job) (command, error) { return plan(job, g.jobDir, g.k.cfg.Path) }
+func (g hostGround) socket() (ours, theirs string) { return g.jobDir.socket(), g.jobDir.socket() }
+func (g hostGround) name() string                  { return string(g.jobDir) }
+
+func (g hostGround) give() error {
+	if err := g.k.spares.give(g.jobDir); err != nil {
+		return fmt.Errorf("removing the job's directory: %w", err)
+	}
+	return nil
+}
+
+// A boxGround is the inside of a sandbox, by the descriptors of its
+// directories.
+type boxGround struct {
+	*keeper.Cell
+	client *keeper.Client
+}
+
+func (g boxGround) lay(ctx context.Context, job Job) error {
+	err := layOut(ctx, job, func(name string, mode fs.FileMode) (*os.File, error) {
+		fd, err := unix.Openat(int(g.Work.Fd()), name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, uint32(mode))
+		if err != nil {
+			return nil, err
+		}
+		f := os.NewFile(uintptr(fd), name)
+		if g.UID != 0 {
+			err = f.Chown(g.UID, g.UID)
+		}
+		if err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+		return f, nil
+	})
+	if err == nil && len(job.Command) == 0 {
+		err = g.executable(job.Name)
+	}
+	return err
+}
+
+// executable refuses what the kernel would: here a shell would run it instead.
+func (g boxGround) executable(name string) error {
+	fd, err := unix.Openat(int(g.Work.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	magic := make([]byte, 4)
+	n, err := unix.Read(fd, magic)
+	if start := string(magic[:max(n, 0)]); err == nil && !strings.HasPrefix(start, "#!") && start != "\x7fELF" {
+		err = fmt.Errorf("%s is %w", name, ErrNotExecutable)
+	}
+	return err
+}
+
+func (g boxGround) plan(job Job) (command, error) {
+	c := command{dir: sandbox.WorkDir}
+	var err error
+	if c.argv, c.path, err = words(job); err != nil {
+		return command{}, err
+	}
+	if len(job.Command) == 0 {
+		c.path = sandbox.WorkDir + "/" + job.Name
+	}
+	c.env = environ(job.Env, "MODULATE_OUTPUT="+sandbox.OutputDir, boxEnv())
+	return c, nil
+}
+
+// boxEnv is what every script in a sandbox has in its environment.
+func boxEnv() []string {
+	return []string{"HOME=" + sandbox.WorkDir, "PATH=" + sandbox.Path, "TMPDIR=" + sandbox.TempDir}
+}
+
+func (g boxGround) collect(ctx context.Context, f func(context.Context, *os.Root) error) error {
+	return collect(ctx, "/proc/self/fd/"+strconv.Itoa(int(g.Output.Fd()))+"/.", f)
+}
+
+func (g boxGround) socket() (ours, theirs string) {
+	return g.client.Sockets() + "/" + socketName, sandbox.SocketDir + "/" + socketName
+}
+
+func (boxGround) name() string { return "" }
+
+func (g boxGround) give() error {
+	g.Close()
+	return nil
+}
+
+// settle finds the ground for a job: for one in a sandbox the one that was made
+// ahead or, where another interpreter waits in that, a new one.
+func (k *Kept) settle(c *keeper.Client, job Job) (ground, error) {
+	if k.cfg.Box == nil {
+		dir, err := k.spares.take(k.cfg.Dir)
+		return hostGround{dir, k}, err
+	}
+	cell, err := c.Cell()
+	if err != nil {
+		return nil, err
+	}
+	if cell.Parked && slices.Equal(job.Command, k.cfg.Box.Park) && len(job.Devices) == 0 {
+		return boxGround{cell, c}, nil
+	}
+	cell.Close()
+	cmd, err := boxGround{client: c}.plan(k.withSocket(job, boxGround{client: c}))
+	if err != nil {
+		return nil, err
+	}
+	c.Hold(keeper.Hold{Argv: append([]string{cmd.path}, cmd.argv[1:]...), Env: cmd.env, Devices: job.Devices})
+	if cell, err = c.Cell(); err != nil {
+		return nil, err
+	}
+	return boxGround{cell, c}, nil
+}
+
+// withSocket tells a job where its socket is, if it has one.
+func (k *Kept) withSocket(job Job, g ground) Job {
+	if job.Serve != nil {
+		_, theirs := g.socket()
+		job.Env = append(slices.Clone(job.Env), "MODULATE_SOCKET="+theirs)
+	}
+	return job
+}
+
+// serve has the socket of a job served, again for one that was adopted.
+func (p *place) serve(job Job) error {
+	if job.Serve == nil {
+		return nil
+	}
+	ours, _ := p.ground.socket()
+	l, err := listenAt(ours, strings.HasPrefix(ours, p.folder.Dir))
+	if err != nil {
+		return fmt.Errorf("making the script's socket: %w", err)
+	}
+	job.Serve(l, p.folder.Children())
+	return nil
+}
