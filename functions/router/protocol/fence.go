@@ -32,7 +32,11 @@ func (c *call) taskFence() (reply, error) {
 	if of == id {
 		return reply{}, invalid("The action's id is the task's")
 	}
-	if _, err := c.task(id); err != nil {
+	task, err := c.task(id)
+	if err != nil {
+		return reply{}, err
+	}
+	if err := c.holds(task, version); err != nil {
 		return reply{}, err
 	}
 	inner := answer{Kind: *in.Action.Kind, Head: answerHead{CorrID: corrOf(in.Action), Status: http.StatusOK, Version: Version}}
@@ -70,11 +74,8 @@ func (c *call) fencedAction(a *action) (do func(engine.Fence) (promise.Record, e
 		}
 		id, state, err := n.check()
 		return func(f engine.Fence) (promise.Record, error) {
-			if _, err := c.own(id); errors.Is(err, promise.ErrNotFound) {
-				if _, err := c.step(f.Task, promise.Fence{Version: f.Version}); err != nil {
-					return promise.Record{}, errors.Join(engine.ErrFence, err)
-				}
-				return promise.Record{}, promise.ErrNotFound
+			if _, err := c.own(id); err != nil {
+				return promise.Record{}, err
 			}
 			rec, err := c.engine.FencedSettle(c.ctx, f, id, promise.Settle{State: state, SettleID: c.engine.NewNonce(), Value: n.Value.stored()})
 			if errors.Is(err, promise.ErrSettled) && !errors.Is(err, engine.ErrFence) {

@@ -357,6 +357,12 @@ func awaitsOf(id string, actions []action) (awaits []string, err error) {
 	return awaits, nil
 }
 
+// holds refuses who does not hold the task at that version.
+func (c *call) holds(task promise.Record, version uint64) error {
+	_, _, err := promise.Step(task, promise.Fence{Version: version}, c.engine.Time())
+	return err
+}
+
 // related reports whether awaiter may await p: both are of one call graph, by
 // their tags or, where p begins one of its own below it, by its id.
 func related(awaiter, p promise.Record) bool {
@@ -367,7 +373,7 @@ func related(awaiter, p promise.Record) bool {
 // checkOrigins refuses to await what is of another call graph. Who does not
 // hold the task hears of that first.
 func (c *call) checkOrigins(rec promise.Record, version uint64, awaits []string) error {
-	if _, _, err := promise.Step(rec, promise.Fence{Version: version}, c.engine.Time()); err != nil {
+	if err := c.holds(rec, version); err != nil {
 		return err
 	}
 	for _, id := range awaits {
