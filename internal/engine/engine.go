@@ -88,10 +88,10 @@ func (e *Engine) Step(ctx context.Context, rec promise.Record, ev promise.Event)
 	for try := range swaps {
 		next, effects, verdict := promise.Step(rec, ev, e.now())
 		if next.Rev == rec.Rev {
-			e.perform(ctx, next, effects)
+			e.perform(ctx, &next, effects)
 			return next, verdict
 		}
-		next, stored, err := e.write(ctx, next, effects)
+		stored, err := e.write(ctx, &next, effects)
 		if err == nil {
 			return next, verdict
 		}
@@ -115,28 +115,28 @@ func (e *Engine) Step(ctx context.Context, rec promise.Record, ev promise.Event)
 }
 
 // write writes next, with those whom it resumes, and performs what follows. It
-// returns next as it is written, or what refused it.
-func (e *Engine) write(ctx context.Context, next promise.Record, effects []promise.Effect) (written, refused promise.Record, err error) {
+// leaves in next what is written, or returns what refused it.
+func (e *Engine) write(ctx context.Context, next *promise.Record, effects []promise.Effect) (refused promise.Record, err error) {
 	if resumes(effects) {
-		all, err := e.together(ctx, change{rec: next, effects: effects})
+		all, err := e.together(ctx, change{rec: *next, effects: effects})
 		if err != nil {
-			return next, promise.Record{}, err
+			return promise.Record{}, err
 		}
 		refused, err = e.commit(ctx, all)
-		return all[0].rec, refused, err
+		*next = all[0].rec
+		return refused, err
 	}
 	next.WriteID = e.nonce()
 	if err := e.archive(ctx, effects); err != nil {
-		return next, promise.Record{}, err
+		return promise.Record{}, err
 	}
-	if err := e.Store.Replace(ctx, next); err != nil && !ours(err, next) {
-		refused, err := refusal(next.ID, err)
-		return next, refused, err
+	if err := e.Store.Replace(ctx, *next); err != nil && !ours(err, next) {
+		return refusal(next.ID, err)
 	}
 	e.point(PointWritten)
 	e.expect(next)
 	e.perform(ctx, next, effects)
-	return next, promise.Record{}, nil
+	return promise.Record{}, nil
 }
 
 // Create stores a new promise and sends for it. Where parent is not nil the
@@ -168,20 +168,20 @@ func (e *Engine) create(ctx context.Context, ev promise.Create, parent *Parent) 
 	switch {
 	case errors.As(err, &refused) && refused.Stored.ID == next.ID && refused.Stored.WriteID != next.WriteID:
 		return refused.Stored, promise.ErrExists
-	case err != nil && !ours(err, next):
+	case err != nil && !ours(err, &next):
 		return promise.Record{}, fmt.Errorf("creating %s: %w", next.ID, err)
 	}
 	e.point(PointWritten)
-	e.expect(next)
-	e.perform(ctx, next, effects)
+	e.expect(&next)
+	e.perform(ctx, &next, effects)
 	if next.Task.State != promise.TaskNone {
-		e.alarm(ctx, next.Machine, next)
+		e.alarm(ctx, next.Machine, &next)
 	}
 	return next, nil
 }
 
 // alarm sends a second message for rec if its deadline is near.
-func (e *Engine) alarm(ctx context.Context, machine string, rec promise.Record) {
+func (e *Engine) alarm(ctx context.Context, machine string, rec *promise.Record) {
 	left := rec.DeadlineAt.Sub(e.now())
 	if left < e.Alarm && !rec.State.Terminal() {
 		e.perform(ctx, rec, []promise.Effect{promise.Send{Machine: machine, ID: rec.ID, Version: rec.Task.Version, Delay: max(0, left) + alarmSlack}})
@@ -189,7 +189,7 @@ func (e *Engine) alarm(ctx context.Context, machine string, rec promise.Record) 
 }
 
 // expect tells when rec wants to be stepped again.
-func (e *Engine) expect(rec promise.Record) {
+func (e *Engine) expect(rec *promise.Record) {
 	if e.Expect != nil && rec.Protocol != nil && rec.DueAt != 0 {
 		e.Expect(rec.DueAt)
 	}
@@ -241,7 +241,7 @@ func refusal(id string, err error) (promise.Record, error) {
 }
 
 // ours reports whether a write was refused by itself.
-func ours(err error, next promise.Record) bool {
+func ours(err error, next *promise.Record) bool {
 	var refused *store.Refused
 	return errors.As(err, &refused) && refused.Stored.ID == next.ID && refused.Stored.WriteID == next.WriteID
 }
@@ -261,7 +261,7 @@ func (e *Engine) archive(ctx context.Context, effects []promise.Effect) error {
 
 // perform does the effects that follow the write. What fails here stays due
 // and is repaired by the sweep, so nobody is told but the log.
-func (e *Engine) perform(ctx context.Context, rec promise.Record, effects []promise.Effect) {
+func (e *Engine) perform(ctx context.Context, rec *promise.Record, effects []promise.Effect) {
 	for _, eff := range effects {
 		var err error
 		switch eff := eff.(type) {
@@ -269,9 +269,9 @@ func (e *Engine) perform(ctx context.Context, rec promise.Record, effects []prom
 			err = e.Queue.Send(ctx, eff.Machine, queue.Encode(eff.ID, eff.Version), min(eff.Delay, queue.MaxDelay))
 			e.point(PointSent)
 		case promise.CancelDescendants:
-			err = e.cancelDescendants(ctx, rec)
+			err = e.cancelDescendants(ctx, *rec)
 		case promise.Fire:
-			err = e.run(ctx, rec, eff.At)
+			err = e.run(ctx, *rec, eff.At)
 		case promise.Notify:
 			if e.Notify != nil {
 				e.Notify(eff.ID, eff.Address)

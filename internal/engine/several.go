@@ -83,14 +83,14 @@ func (e *Engine) commit(ctx context.Context, all []change) (refused promise.Reco
 		writes[n] = store.Write{Record: c.rec, Check: c.check}
 	}
 	err = e.Store.ReplaceAll(ctx, writes)
-	if err != nil && !slices.ContainsFunc(all, func(c change) bool { return !c.check && ours(err, c.rec) }) {
+	if err != nil && !slices.ContainsFunc(all, func(c change) bool { return !c.check && ours(err, &c.rec) }) {
 		return refusal(all[0].rec.ID, err)
 	}
 	e.point(PointWritten)
-	for _, c := range all {
-		if !c.check {
-			e.expect(c.rec)
-			e.perform(ctx, c.rec, c.effects)
+	for n := range all {
+		if c := &all[n]; !c.check {
+			e.expect(&c.rec)
+			e.perform(ctx, &c.rec, c.effects)
 		}
 	}
 	return promise.Record{}, nil
@@ -226,7 +226,7 @@ func (e *Engine) fenced(ctx context.Context, f Fence, id string, ev promise.Even
 		}
 		rec = all[0].rec
 		if creates {
-			e.alarm(ctx, holder.Machine, create.Record)
+			e.alarm(ctx, holder.Machine, &create.Record)
 		}
 		return verdict
 	})
