@@ -130,6 +130,7 @@ var rules = map[string]rule{
 		others: []string{"golang.org/x/sys", "github.com/oklog/ulid/v2"},
 	},
 
+	"workerd/hostile": {others: []string{"golang.org/x/sys"}}, // tests only
 	"workerd/sandbox": {others: []string{"golang.org/x/sys"}},
 	"workerd/host": {
 		ours:   []string{"workerd/runner", "workerd/sandbox"},

@@ -31,6 +31,17 @@ var keep = []string{"CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"}
 // setpriv is where util-linux has it.
 const setpriv = "/usr/bin/setpriv"
 
+// look finds a program on PATH, or where distributions have it: a keeper has no
+// PATH, and a user's often lacks the sbin directories.
+func look(name string) (path string, err error) {
+	for _, dir := range []string{"", "/usr/bin/", "/usr/local/bin/", "/usr/sbin/", "/sbin/"} {
+		if path, err = exec.LookPath(dir + name); err == nil {
+			break
+		}
+	}
+	return path, err
+}
+
 // Command returns how a sandbox is started. As root, bubblewrap needs no user
 // namespace, and setpriv turns the script into s.UID without capabilities:
 // what root alone may read, such as an interpreter below /root, can be bound.
@@ -40,7 +51,7 @@ func (c Config) Command(s Start) (_ *Command, err error) {
 	if len(s.Command) == 0 || !path.IsAbs(s.Command[0]) {
 		return nil, fmt.Errorf("starting a sandbox: %q is no absolute path", s.Command)
 	}
-	bwrap, err := exec.LookPath("bwrap")
+	bwrap, err := look("bwrap")
 	if err != nil {
 		return nil, fmt.Errorf("starting a sandbox: %w", err)
 	}

@@ -90,7 +90,7 @@ func EgressHolds(ctx context.Context) error {
 }
 
 func nft(ctx context.Context, input string, args ...string) error {
-	path, err := exec.LookPath("nft")
+	path, err := look("nft")
 	if err != nil {
 		return errors.New("egress: nft is missing: install nftables (apt-get install nftables, dnf install nftables)")
 	}

@@ -90,7 +90,7 @@ func hint() string {
 }
 
 func bwrapVersion() (string, error) {
-	path, err := exec.LookPath("bwrap")
+	path, err := look("bwrap")
 	if err != nil {
 		return "", fmt.Errorf("bubblewrap is missing: install it (apt-get install bubblewrap, dnf install bubblewrap)")
 	}
