@@ -13,7 +13,7 @@ help: ## Print this list
 
 .PHONY: build
 build: ## Build the commands into bin/
-	go build -o bin/ ./cmd/modulate ./workerd
+	go build -o bin/ ./cmd/modulate ./cmd/modulate-keeper ./workerd
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/modulate-keeper
 
 .PHONY: check
@@ -99,15 +99,26 @@ deploy: ## Build and deploy the stage STAGE (dev)
 	sam build --config-env $(STAGE)
 	sam deploy --config-env $(STAGE)
 
+# An archive with what a machine needs, the same bytes from the same sources.
+.PHONY: archives
+archives: $(foreach arch,amd64 arm64,bin/workerd-$(arch).tar.gz) ## Build what machines install: workerd, keeper, CLI and unit, for both architectures
+
+bin/workerd-%.tar.gz: FORCE
+	@mkdir -p bin/linux-$*
+	GOOS=linux GOARCH=$* CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/linux-$*/ ./workerd ./cmd/modulate-keeper ./cmd/modulate
+	cp infra/workerd.service bin/linux-$*/
+	tar -C bin/linux-$* --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX \
+		-cf - workerd modulate-keeper modulate workerd.service | gzip -n >$@
+.PHONY: FORCE
+FORCE:
+
 .PHONY: publish
-publish: ## Build workerd, put it into STAGE's bucket, print what its machines are told
-	@mkdir -p bin
+publish: archives ## Put the archives into STAGE's bucket, print what its machines are told
 	@bucket=$$(aws cloudformation describe-stacks --stack-name modulate-$(STAGE) \
 		--query "Stacks[0].Outputs[?OutputKey=='Bucket'].OutputValue" --output text) || exit 1; \
 	for arch in amd64 arm64; do \
-		GOOS=linux GOARCH=$$arch CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/workerd-$$arch ./workerd && \
-		sum=$$(openssl dgst -sha256 -r bin/workerd-$$arch | cut -d' ' -f1) && \
-		aws s3 cp --only-show-errors bin/workerd-$$arch s3://$$bucket/workerd/$$sum && \
+		sum=$$(openssl dgst -sha256 -r bin/workerd-$$arch.tar.gz | cut -d' ' -f1) && \
+		aws s3 cp --only-show-errors bin/workerd-$$arch.tar.gz s3://$$bucket/workerd/$$sum && \
 		echo "$$arch WorkerdSha256=$$sum" || exit 1; \
 	done
 

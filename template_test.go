@@ -82,9 +82,13 @@ func TestTemplatesBroken(t *testing.T) {
 		{machineTemplate, "HasFleet: !Equals [!Ref Local, 'false']", "HasFleet: !Equals [!Ref Local, 'true']", "HasFleet"},
 		{machineTemplate, "  exit 1\n                fi\n", "  exit 1\n", "user data"},
 		{machineTemplate, "sha256sum --check", "sha256sum", "its sha256"},
-		{machineTemplate, "install -d --owner modulate --group modulate --mode 0755 /var/log/modulate", "LogsDirectory=modulate", "no directory for the log"},
-		{machineTemplate, "install -d --owner modulate", "install -d --owner root", "no directory for the log"},
-		{machineTemplate, "append:/var/log/modulate/workerd.log\n                StandardError", "append:/var/log/other/workerd.log\n                StandardError", "no directory for the log"},
+		{machineTemplate, "install -d --owner root --group root --mode 0755 /var/log/modulate", "LogsDirectory=modulate", "no directory for the log"},
+		{machineTemplate, "/var/log/modulate\n                install", "/var/log/other\n                install", "no directory for the log"},
+		{machineTemplate, "tar -xzf \"$archive\" --no-same-owner -C /etc/systemd/system workerd.service", "true", "no workerd.service"},
+		{machineTemplate, "workerd modulate-keeper modulate", "workerd modulate", "no modulate-keeper"},
+		{machineTemplate, "MODULATE_NOTICES=true", "MODULATE_NOTICE=true", "MODULATE_NOTICE is no variable"},
+		{machineTemplate, `level = "bwrap"`, `level = "none"`, "no sandbox"},
+		{machineTemplate, "need bwrap", "true bwrap", "does not see to bwrap"},
 		{machineTemplate, "IF(FILL(hidden, 0) < slots, FILL(hidden, 0), slots)", "FILL(hidden, 0)", "no slot"},
 		{machineTemplate, "FILL(instances, 0) * ${Slots}", "FILL(instances, 0) + ${Slots}", "no slot"},
 		{machineTemplate, "dynamodb:PutItem, dynamodb:Query]", "dynamodb:PutItem]", "WorkerRole may not dynamodb:Query"},
@@ -480,12 +484,8 @@ func instances(tmpl object) (found []string) {
 		if !strings.Contains(script, "| sha256sum --check") {
 			found = append(found, name+" does not hold workerd against its sha256")
 		}
-		before, _, _ := strings.Cut(script, "systemctl enable --now workerd")
-		user := regexp.MustCompile(`(?m)^User=(\w+)$`).FindStringSubmatch(script)
-		for _, m := range regexp.MustCompile(`(?m)^Standard\w+=append:(/\S+)/`).FindAllStringSubmatch(script, -1) {
-			if user == nil || !regexp.MustCompile(`(?m)^install -d --owner `+user[1]+` .*`+m[1]+`$`).MatchString(before) {
-				found = append(found, name+" starts workerd with no directory for the log: systemd makes none in time")
-			}
+		for _, trouble := range installs(script) {
+			found = append(found, name+trouble)
 		}
 	}
 	for name, r := range resources(tmpl, "AWS::AutoScaling::AutoScalingGroup") {
@@ -494,6 +494,70 @@ func instances(tmpl object) (found []string) {
 		}
 	}
 	return found
+}
+
+// installs says what a script that installs workerd as a service lacks.
+func installs(script string) (found []string) {
+	before, _, _ := strings.Cut(script, "systemctl enable --now workerd")
+	for _, m := range regexp.MustCompile(`(?m)^Standard\w+=append:(/\S+)/`).FindAllStringSubmatch(unitFile(), -1) {
+		if !regexp.MustCompile(`(?m)^install -d --owner root .*` + m[1] + `$`).MatchString(before) {
+			found = append(found, " starts workerd with no directory for the log: systemd makes none in time")
+		}
+	}
+	for _, name := range []string{"workerd", "modulate-keeper", "modulate", "workerd.service"} {
+		if !regexp.MustCompile(`(?m)^tar -xzf "\$archive" .* ` + regexp.QuoteMeta(name) + `( |$)`).MatchString(before) {
+			found = append(found, " installs no "+name)
+		}
+	}
+	for _, program := range []string{"bwrap", "nft", "setpriv"} {
+		if !regexp.MustCompile(`(?m)^need ` + program + ` `).MatchString(before) {
+			found = append(found, " does not see to "+program)
+		}
+	}
+	for _, m := range regexp.MustCompile(`(?m)^(MODULATE_\w+)=`).FindAllStringSubmatch(before, -1) {
+		flag := strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(m[1], "MODULATE_"), "_", "-"))
+		if !regexp.MustCompile(`Var(P?)\(&c\.\w+, "` + flag + `"`).Match(workerdFlags()) {
+			found = append(found, ": "+m[1]+" is no variable of workerd")
+		}
+	}
+	if !strings.Contains(before, `level = "bwrap"`) {
+		found = append(found, " runs scripts in no sandbox")
+	}
+	return found
+}
+
+// unitFile and workerdFlags are what user data must fit; a test that names them
+// fails when they are not there.
+func unitFile() string     { text, _ := os.ReadFile("infra/workerd.service"); return string(text) }
+func workerdFlags() []byte { text, _ := os.ReadFile("workerd/config.go"); return text }
+
+// TestUnit holds the unit of systemd to what scripts that outlive the daemon
+// need, and to what bubblewrap needs.
+func TestUnit(t *testing.T) {
+	unit := unitFile()
+	for _, line := range []string{"Restart=always", "KillMode=process", "OOMPolicy=continue", "ExecReload=/bin/kill -HUP $MAINPID", "NoNewPrivileges=yes"} {
+		if !strings.Contains(unit, "\n"+line+"\n") {
+			t.Errorf("the unit has no %s", line)
+		}
+	}
+	broken := regexp.MustCompile(`(?m)^(PrivateTmp|PrivateDevices|PrivateUsers|PrivateMounts|PrivateNetwork|ProtectHostname|ProtectProc|ProcSubset|` +
+		`ProtectKernelTunables|ProtectControlGroups|ProtectClock|ProtectHome|DevicePolicy|DeviceAllow|RestrictNamespaces|SystemCallFilter|` +
+		`RestrictAddressFamilies|MemoryDenyWriteExecute|CapabilityBoundingSet|User|DynamicUser)=`)
+	for _, m := range broken.FindAllStringSubmatch(unit, -1) {
+		t.Errorf("%s breaks the sandbox, its devices, or scripts that outlive the daemon", m[1])
+	}
+	seconds := regexp.MustCompile(`(?m)^TimeoutStopSec=(\d+)$`).FindStringSubmatch(unit)
+	drain := regexp.MustCompile(`(?m)^ *MODULATE_DRAIN=(\w+)$`).FindStringSubmatch(read(t, machineTemplate))
+	if seconds == nil || drain == nil {
+		t.Fatal("the unit bounds no stop, or the user data no drain")
+	}
+	stop, err := time.ParseDuration(seconds[1] + "s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d, err := time.ParseDuration(drain[1]); err != nil || stop < d+25*time.Second {
+		t.Errorf("it is killed %v after it was told to stop: a drain of %s (%v), grace and settling take 25 s more", stop, drain[1], err)
+	}
 }
 
 // backlog wants what is hidden to count for no more than there are slots, for
