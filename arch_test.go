@@ -108,7 +108,7 @@ var rules = map[string]rule{
 	},
 
 	"internal/server": {
-		ours: append([]string{"internal/local", "functions/sweeper/sweep", "workerd/worker", "workerd/runner"}, edge...),
+		ours: append([]string{"workerd/uv", "workerd/device", "internal/local", "functions/sweeper/sweep", "workerd/worker", "workerd/runner"}, edge...),
 	},
 
 	"functions/router":          {ours: lambdas("functions/router/dispatch"), others: []string{"github.com/aws/aws-lambda-go"}},
@@ -133,7 +133,7 @@ var rules = map[string]rule{
 	"workerd/hostile": {others: []string{"golang.org/x/sys"}}, // tests only
 	"workerd/sandbox": {others: []string{"golang.org/x/sys"}},
 	"workerd/host": {
-		ours:   []string{"workerd/runner", "workerd/sandbox"},
+		ours:   []string{"workerd/uv", "workerd/device", "workerd/runner", "workerd/sandbox"},
 		others: []string{"github.com/BurntSushi/toml"},
 	},
 

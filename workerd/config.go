@@ -28,7 +28,7 @@ type Config struct {
 	URL     string        // --url: of the stage's API, for scripts that submit; "": they cannot
 	Spool   string        // --spool: directory for outcomes that wait for the stage's store
 	Machine string        // --machine, --group: whose queue to receive from
-	Slots   int           // --slots: attempts at once, 1 to 1,000
+	Slots   int           // --slots: attempts at once, 1 to 1,000; not given: one for each GPU, else for each processor
 	Name    string        // --name: no other worker of the store has it
 	File    string        // --config: machine.toml, see host.Machine
 	Drain   time.Duration // --drain: how long scripts may go on once it is to stop
@@ -37,6 +37,8 @@ type Config struct {
 	NoSweep bool          // --no-sweep: leave repairs to others
 	Log     string        // --log: text or json
 	Verbose bool          // --verbose: log what happens, not only what is wrong
+
+	slotsGiven bool
 }
 
 // maxSlots is the most attempts that one daemon runs at once.
@@ -50,7 +52,7 @@ func (c *Config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.URL, "url", "", "`URL` of the stage's API, for scripts that submit others; without it they cannot")
 	f.StringVar(&c.Spool, "spool", "", "`DIRECTORY` for outcomes while AWS is away (default /var/lib/modulate for root, else ~/.local/state/modulate)")
 	f.StringVar(&c.Machine, "machine", "cpu", "`NAME` of the machine to work for")
-	f.IntVar(&c.Slots, "slots", runtime.NumCPU(), "how many scripts may run at once")
+	f.IntVar(&c.Slots, "slots", runtime.NumCPU(), "how many scripts may run at once; where there are GPUs, one for each")
 	f.StringVar(&c.Name, "name", "", "`NAME` of this worker, which no other has (default: host, process, machine)")
 	f.StringVar(&c.File, "config", "", "`FILE` that describes this machine: machine.toml")
 	f.DurationVar(&c.Drain, "drain", 30*time.Second, "how long scripts may go on once it is to stop")
@@ -71,6 +73,7 @@ func (c *Config) settle(f *pflag.FlagSet, getenv func(string) string) error {
 	if err := agree(f, typed); err != nil {
 		return err
 	}
+	c.slotsGiven = f.Changed("slots")
 	return c.check()
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -19,7 +18,7 @@ import (
 func newMetadata(t *testing.T) (url string, by *atomic.Pointer[time.Time]) {
 	t.Helper()
 	by = &atomic.Pointer[time.Time]{}
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch at := by.Load(); {
 		case r.Method == http.MethodPut:
 			io.WriteString(w, "token")
@@ -28,9 +27,7 @@ func newMetadata(t *testing.T) (url string, by *atomic.Pointer[time.Time]) {
 		default:
 			w.WriteHeader(http.StatusNotFound)
 		}
-	}))
-	t.Cleanup(srv.Close)
-	return srv.URL, by
+	})), by
 }
 
 // Failure 26, by the real daemon: the script gets SIGTERM in good time, its
@@ -48,9 +45,7 @@ func TestSpotNotice(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	srv := httptest.NewServer(l.Handler())
-	defer srv.Close()
-	client := api.NewClient(srv.URL, nil)
+	client := api.NewClient(serve(t, l.Handler()), nil)
 	defer client.Close()
 	submit := func(id string) {
 		t.Helper()

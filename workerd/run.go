@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"modulate/internal/account"
+	"modulate/workerd/device"
 	"modulate/workerd/host"
 	"modulate/workerd/worker"
 )
@@ -97,6 +98,13 @@ func (d daemon) serve(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errInput, err)
 	}
+	devices, err := machine.Devices(ctx, d.log)
+	if err != nil {
+		return err
+	}
+	if n := devices.Slots(); n > 0 && !d.slotsGiven {
+		d.Slots = n
+	}
 	s, err := d.open(ctx)
 	if err != nil {
 		return err
@@ -107,20 +115,24 @@ func (d daemon) serve(ctx context.Context) (err error) {
 		return fmt.Errorf("%w: %w", errInput, err)
 	}
 	defer func() { err = errors.Join(err, spool.Close()) }()
-	h, err := host.Open(machine, host.Options{Slots: d.Slots})
+	h, err := host.Open(machine, host.Options{Slots: d.Slots, Devices: devices, Log: d.log})
+	if errors.Is(err, device.ErrFew) {
+		return fmt.Errorf("%w: --slots %d: this machine has %d GPUs, each for one script at a time: "+
+			`take fewer slots, or lend all GPUs to every script by gpus.lend = "shared" in machine.toml`, errInput, d.Slots, devices.Slots())
+	}
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, h.Close()) }()
 	w, err := worker.New(worker.Config{
 		Engine: s.engine, Roster: s.roster, Audience: s.heard, Machine: d.Machine, Slots: d.Slots, Name: d.Name,
-		Runner: h.Runner, Runtimes: h.Runtimes, API: s.api,
+		Runner: h.Runner, Runtimes: h.Runtimes, Environments: h.Environments, Devices: h.GPUs, API: s.api,
 		Spool: spool.Dir, Temp: h.Temp, Lease: s.lease, AnnounceGap: s.announceGap, Drain: d.Drain, Log: d.log,
 	})
 	if err != nil {
 		return err
 	}
-	return d.work(ctx, w, s, h.Contains())
+	return d.work(ctx, w, s, h)
 }
 
 // open opens what is to be worked for.
@@ -131,9 +143,8 @@ func (d daemon) open(ctx context.Context) (*site, error) {
 	return openDir(ctx, d.Config, d.log)
 }
 
-// work runs the worker, and what belongs beside it. contains says what contains
-// the scripts.
-func (d daemon) work(ctx context.Context, w *worker.Worker, s *site, contains string) error {
+// work runs the worker, and what belongs beside it.
+func (d daemon) work(ctx context.Context, w *worker.Worker, s *site, h *host.Host) error {
 	ctx, stop := drainOnSignal(ctx, w, d.log)
 	defer stop()
 	beside, end := context.WithCancel(context.WithoutCancel(ctx)) // its health matters while it drains
@@ -148,12 +159,13 @@ func (d daemon) work(ctx context.Context, w *worker.Worker, s *site, contains st
 		defer end()
 		told = ", health at " + at
 	}
-	fmt.Fprintf(d.stdout, "working for %s as %s, %d slots, %s, %s%s\n", d.Machine, d.Name, d.Slots, s.name, contains, told)
+	fmt.Fprintf(d.stdout, "working for %s as %s, %d slots, %s, %s%s\n", d.Machine, d.Name, d.Slots, s.name, h.Contains(), told)
 	var tasks sync.WaitGroup
 	for _, run := range s.beside {
 		tasks.Go(func() { run(ctx) })
 	}
 	heard := d.hear(beside, w)
+	heard.watching.Go(func() { h.GPUs.Run(beside) })
 	defer func() { end(); heard.watching.Wait() }()
 	err := w.Run(ctx)
 	heard.stay(ctx)

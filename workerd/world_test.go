@@ -134,6 +134,14 @@ func newService(t *testing.T, endpoint, stage, bucket string) *service {
 	return s
 }
 
+// serve serves h on loopback until the test ends, and returns where.
+func serve(t *testing.T, h http.Handler) string {
+	t.Helper()
+	srv := httptest.NewServer(h)
+	t.Cleanup(srv.Close)
+	return srv.URL
+}
+
 // submit submits a Python script under id, with a lease.
 func (s *service) submit(t *testing.T, id, source string, lease time.Duration) {
 	t.Helper()

@@ -125,7 +125,7 @@ func (d *dev) serve(ctx context.Context, l *local.Local, listener net.Listener, 
 	for _, m := range machines {
 		slots += m.Slots
 	}
-	h, err := host.Open(d.machine, host.Options{Slots: slots})
+	h, err := host.Open(d.machine, host.Options{Slots: slots, Devices: d.machine.SharedDevices(ctx), Log: d.log()})
 	if err != nil {
 		return err
 	}
@@ -134,7 +134,7 @@ func (d *dev) serve(ctx context.Context, l *local.Local, listener net.Listener, 
 	defer stopping()
 	err = server.Run(ctx, server.Config{
 		Local: l, Listener: listener, Machines: machines,
-		Runner: h.Runner, Runtimes: h.Runtimes, Temp: h.Temp,
+		Runner: h.Runner, Runtimes: h.Runtimes, Environments: h.Environments, Devices: h.GPUs, Temp: h.Temp,
 		Debug: d.debug, Drain: d.drain.value, Hard: d.signals.hard, Log: d.log(),
 		Ready: func() error { return d.ready(listener, machines, h.Contains()) },
 	})

@@ -48,13 +48,14 @@ func newHere(l *local.Local, a *app) (*here, error) {
 	if err != nil {
 		return nil, err
 	}
-	machine, err := host.Open(host.Machine{}, host.Options{})
+	machine, err := host.Open(host.Machine{}, host.Options{Devices: host.Machine{}.SharedDevices(a.signals.hard)})
 	if err != nil {
 		return nil, errors.Join(err, spool.Close())
 	}
 	h := &here{name: name, local: l, app: a, spool: spool, host: machine, started: map[string]bool{}, going: map[string]bool{}}
 	w, err := worker.New(worker.Config{
 		Engine: l.Engine, Name: name, Runner: machine.Runner, Runtimes: machine.Runtimes,
+		Environments: machine.Environments, Devices: machine.GPUs,
 		API: l.Handler(), OnSubmit: h.run, Spool: spool.Dir, Temp: machine.Temp,
 	})
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"modulate/internal/api"
 	"modulate/internal/promise"
+	"modulate/workerd/uv"
 )
 
 // A content is bytes that a submission names by their hash.
@@ -80,20 +81,30 @@ func reason(err error) error {
 	return err
 }
 
-// runtimes are those that every worker has; a machine.toml may add others.
-var runtimes = []string{"python", "python-env", "bash", "node", "binary"}
+// runtimes are those that every worker has, and uv, which it has where uv is
+// installed; a machine.toml may add others.
+var runtimes = []string{"python", "python-env", uv.Runtime, "bash", "node", "binary"}
 
 // byExtension and byInterpreter tell a script's runtime where --runtime does
 // not.
 var (
 	byExtension = map[string]string{".py": "python", ".sh": "bash", ".bash": "bash", ".js": "node", ".mjs": "node", ".cjs": "node"}
 	// The digits and dots of a version are cut off first.
-	byInterpreter = map[string]string{"python": "python", "sh": "bash", "bash": "bash", "dash": "bash", "node": "node", "nodejs": "node"}
+	byInterpreter = map[string]string{"python": "python", "uv": uv.Runtime, "sh": "bash", "bash": "bash", "dash": "bash", "node": "node", "nodejs": "node"}
 )
 
 // runtime tells what runs the script by its name, its first line, or, where
-// stdin brings neither, as the API does: python.
+// stdin brings neither, as the API does: python. Python that names its
+// dependencies is run with them.
 func (s script) runtime(path string) (string, error) {
+	name, err := s.language(path)
+	if name == "python" && uv.HasBlock(s.text) {
+		name = uv.Runtime
+	}
+	return name, err
+}
+
+func (s script) language(path string) (string, error) {
 	if rt, ok := byExtension[strings.ToLower(filepath.Ext(s.name))]; ok && path != "-" {
 		return rt, nil
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -11,6 +13,7 @@ import (
 
 	"modulate/internal/api"
 	"modulate/internal/promise"
+	"modulate/workerd/uv"
 )
 
 // A submission is what the flags of submit say.
@@ -67,7 +70,7 @@ func (s *submission) addFlags(cmd *cobra.Command) {
 	f.SortFlags = false
 	f.StringVarP(&s.machine, "machine", "m", api.DefaultTarget, "the `MACHINE` that runs it")
 	f.BoolVarP(&s.wait, "wait", "w", false, "wait, with the script's output and exit code")
-	f.StringVar(&s.runtime, "runtime", "", "`NAME` of what runs it: python, python-env, bash, node, binary")
+	f.StringVar(&s.runtime, "runtime", "", "`NAME` of what runs it: python, python-env, uv, bash, node, binary")
 	f.StringArrayVarP(&s.env, "env", "e", nil, "set `NAME=VALUE` for it; NAME alone takes yours (repeatable)")
 	f.StringVar(&s.envFile, "env-file", "", "set those of a `FILE`, one a line")
 	f.StringVar(&s.stdinFrom, "stdin", "", "a `FILE` as its stdin, - for this command's; empty by default")
@@ -158,6 +161,8 @@ func (s *submission) call(path string, args []string) (api.Submit, []content, er
 		if sub.Runtime, err = code.runtime(path); err != nil {
 			return sub, nil, err
 		}
+	} else if strings.HasPrefix(sub.Runtime, "python") && uv.HasBlock(code.text) {
+		s.line(fmt.Sprintf("hint: %s names its dependencies (# /// script), which --runtime %s does not install; --runtime uv does", code.name, sub.Runtime))
 	}
 	if err := s.settings(&sub); err != nil {
 		return sub, nil, err

@@ -18,7 +18,9 @@ import (
 	"modulate/functions/sweeper/sweep"
 	"modulate/internal/api"
 	"modulate/internal/local"
+	"modulate/workerd/device"
 	"modulate/workerd/runner"
+	"modulate/workerd/uv"
 	"modulate/workerd/worker"
 )
 
@@ -37,12 +39,15 @@ type Config struct {
 	Machines []Machine
 	Runner   runner.Runner
 	Runtimes map[string][]string
-	Temp     string          // directory for the scripts' sockets; "": the system's
-	Drain    time.Duration   // how long scripts may go on once it is to stop
-	Hard     context.Context // when it ends, scripts are killed at once
-	Debug    bool            // the directory was opened so: nobody works and sweeps
-	Ready    func() error    // called once, when everything is up
-	Log      *slog.Logger    // nil: discarded
+	Devices  *device.Pool // for machines other than cpu; nil: none
+	// Environments runs scripts of the runtime uv; nil: there is no such.
+	Environments *uv.Cache
+	Temp         string          // directory for the scripts' sockets; "": the system's
+	Drain        time.Duration   // how long scripts may go on once it is to stop
+	Hard         context.Context // when it ends, scripts are killed at once
+	Debug        bool            // the directory was opened so: nobody works and sweeps
+	Ready        func() error    // called once, when everything is up
+	Log          *slog.Logger    // nil: discarded
 }
 
 // Machine is a kind of machine to work for, and how many attempts run at once.
@@ -113,11 +118,15 @@ func (s *server) work(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		w, err := worker.New(worker.Config{
+		cfg := worker.Config{
 			Engine: s.Local.Engine, Roster: s.Local.Store, Machine: m.Name, Slots: m.Slots, Name: name,
-			Runner: s.Runner, Runtimes: s.Runtimes, API: s.Local.Handler(),
+			Runner: s.Runner, Runtimes: s.Runtimes, Environments: s.Environments, API: s.Local.Handler(),
 			Spool: spool.Dir, Temp: s.Temp, Drain: s.Drain, Log: s.Log,
-		})
+		}
+		if m.Name != api.DefaultTarget {
+			cfg.Devices = s.Devices
+		}
+		w, err := worker.New(cfg)
 		if err != nil {
 			return errors.Join(err, spool.Close())
 		}

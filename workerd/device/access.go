@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -27,6 +28,18 @@ var elsewhere = [...]string{"/usr/local/nvidia/lib64", "/run/opengl-driver/lib"}
 
 // library is the driver's library without which there is no CUDA.
 const library = "libcuda.so.1"
+
+// Present are the devices whose files are here, with nothing but their minor
+// numbers: as much as can be told without the driver.
+func Present() (all []Device) {
+	files, _ := filepath.Glob("/dev/nvidia[0-9]*") // the pattern is good
+	for i, file := range files {
+		if minor, err := strconv.Atoi(strings.TrimPrefix(file, "/dev/nvidia")); err == nil {
+			all = append(all, Device{Index: i, Minor: minor})
+		}
+	}
+	return all
+}
 
 // FindAccess finds out what scripts need on this machine. The file for unified
 // memory is made when it is not there, which takes the driver's own program: a

@@ -19,7 +19,8 @@ type Config struct {
 	Devices []Device // to be lent, as Layer has found them
 	Slots   int      // among which they are divided
 	// Shared lends every device to everybody, however many there are, with no
-	// look at them in between.
+	// look at them in between; Layer is not needed then, and of Devices only
+	// what [Present] tells.
 	Shared bool
 	Access Access       // what a script needs besides the devices themselves
 	Log    *slog.Logger // nil: discarded
@@ -221,7 +222,10 @@ func (l *Lease) Env() []string {
 	if l == nil {
 		return nil
 	}
-	env := []string{"CUDA_VISIBLE_DEVICES=" + strings.Join(l.UUIDs(), ",")}
+	var env []string
+	if !l.pool.cfg.Shared {
+		env = append(env, "CUDA_VISIBLE_DEVICES="+strings.Join(l.UUIDs(), ","))
+	}
 	if dirs := l.pool.cfg.Access.Search; len(dirs) > 0 {
 		env = append(env, "LD_LIBRARY_PATH="+strings.Join(dirs, ":"))
 	}

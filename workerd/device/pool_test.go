@@ -323,8 +323,8 @@ func TestShared(t *testing.T) {
 		f := newFake(2)
 		p, _ := run(t, f, Config{Slots: 3, Shared: true})
 		for range 3 {
-			if got := take(t, p).UUIDs(); len(got) != 2 {
-				t.Errorf("a slot has %v", got)
+			if l := take(t, p); len(l.Nodes()) != 2 || l.Env() != nil {
+				t.Errorf("a script may open %q, and is told %q", l.Nodes(), l.Env())
 			}
 		}
 		synctest.Wait()

@@ -5,18 +5,24 @@
 package host
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 
+	"modulate/workerd/device"
 	"modulate/workerd/runner"
 	"modulate/workerd/sandbox"
+	"modulate/workerd/uv"
 )
 
 // Options say how a machine is used.
 type Options struct {
-	Slots int // attempts at once, of all workers that share the Host; 1 when 0
+	Slots   int          // attempts at once, of all workers that share the Host; 1 when 0
+	Devices Devices      // the GPUs, see Machine.Devices and Machine.SharedDevices
+	Log     *slog.Logger // nil: discarded
 }
 
 // A Plan is what contains the scripts of a machine, and how its runtimes are
@@ -75,27 +81,45 @@ type Host struct {
 	Runtimes map[string][]string // name to command; see runner.Job.Command
 	Temp     string              // directory for sockets
 	Sandbox  sandbox.Config      // what contains the scripts
+	GPUs     *device.Pool        // nil: none
+	// Environments are those of scripts that name their dependencies; nil: there
+	// is no uv here.
+	Environments *uv.Cache
 
 	jobs *runner.Workplace
 }
 
 // Open makes this machine ready. What m asks for and this machine lacks is an
 // error: scripts never run with less around them than was configured.
+// device.ErrFew.
 func Open(m Machine, o Options) (*Host, error) {
+	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
 	if m.Sandbox.Level == sandbox.Bwrap {
 		return nil, errors.New(`sandbox.level "bwrap" is configured, and this build runs no script in it`)
 	}
-	jobs, err := runner.OpenWorkplace("")
-	if err != nil {
+	h := &Host{Runtimes: runner.Runtimes(m.Runtimes), Sandbox: m.config(sandbox.None, o.Slots)}
+	if err := h.equip(m, o); err != nil {
 		return nil, err
 	}
-	return &Host{
-		Runner:   runner.Exec{Dir: jobs.Dir, Spares: &runner.Spares{}},
-		Runtimes: runner.Runtimes(m.Runtimes),
-		Temp:     jobs.Dir,
-		Sandbox:  m.config(sandbox.None, o.Slots),
-		jobs:     jobs,
-	}, nil
+	var err error
+	if h.jobs, err = runner.OpenWorkplace(""); err != nil {
+		return nil, err
+	}
+	h.Runner, h.Temp = runner.Exec{Dir: h.jobs.Dir, Spares: &runner.Spares{}}, h.jobs.Dir
+	return h, nil
+}
+
+// equip gives scripts the machine's GPUs, and environments.
+func (h *Host) equip(m Machine, o Options) (err error) {
+	if h.GPUs, err = o.Devices.Pool(max(o.Slots, 1), h.Sandbox.Level, o.Log); err != nil {
+		return err
+	}
+	h.Sandbox.Prefixes = append(h.Sandbox.Prefixes, o.Devices.libraries()...)
+	h.Environments, err = m.UV.environments(h.Runtimes["python"][0], o.Log)
+	if h.Environments != nil {
+		h.Sandbox.Prefixes = append(h.Sandbox.Prefixes, h.Environments.Dir())
+	}
+	return err
 }
 
 // Contains says what contains the scripts, for the line that tells of a start.

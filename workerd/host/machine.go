@@ -36,10 +36,22 @@ import (
 //	cpu = 4
 //	pids = 4096
 //	scratch = "8GiB"             # of it, for what the script writes
+//
+//	[gpus]
+//	lend = "each"                # a share to each slot; "shared": all to every script; "none"
+//
+//	[uv]                         # for scripts that name their dependencies
+//	path = "/opt/uv/bin/uv"      # left out: as on PATH
+//	cache = "/var/cache/modulate/uv"
+//	size = "30GiB"               # of the cache
+//
+// infra/machine.toml says more.
 type Machine struct {
 	Runtimes map[string][]string `toml:"runtimes"`
 	Sandbox  Sandbox             `toml:"sandbox"`
 	Slot     Slot                `toml:"slot"`
+	GPUs     GPUs                `toml:"gpus"`
+	UV       UV                  `toml:"uv"`
 }
 
 // Sandbox is what contains the scripts of a machine.
@@ -66,7 +78,7 @@ type Slot struct {
 }
 
 // known says what may stand in machine.toml.
-const known = "[runtimes], [sandbox] with level, egress, devices and mounts (source, target, writable), and [slot] with memory, cpu, pids and scratch"
+const known = "[runtimes], [sandbox] with level, egress, devices and mounts (source, target, writable), [slot] with memory, cpu, pids and scratch, [gpus] with lend, and [uv] with path, cache and size"
 
 // A Size is a number of bytes: 1048576, "512MiB" or "16GiB".
 type Size int64
@@ -129,7 +141,7 @@ func (m *Machine) check() error {
 			return fmt.Errorf("sandbox.devices: %q is no device here; want one of /dev, as in /dev/fuse", node)
 		}
 	}
-	return m.Slot.check()
+	return errors.Join(m.Slot.check(), m.GPUs.check(), m.UV.check())
 }
 
 // The least that a script can run with.

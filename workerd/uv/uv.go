@@ -33,6 +33,9 @@ import (
 	"modulate/internal/lock"
 )
 
+// Runtime is the name of the runtime of scripts that run in an environment.
+const Runtime = "uv"
+
 // ErrNotInstalled: this machine has no uv.
 var ErrNotInstalled = errors.New("uv is not installed on this machine")
 

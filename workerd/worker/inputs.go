@@ -14,17 +14,16 @@ import (
 	"modulate/internal/blob"
 	"modulate/internal/promise"
 	"modulate/workerd/runner"
+	"modulate/workerd/uv"
 )
 
 // spec is what the runner is to run. An error means that this host cannot run
 // it: a runtime that it does not have, content that is not there.
 func (j *job) spec() (runner.Job, error) {
 	call := &j.call
-	runtime := cmp.Or(call.Runtime, "python")
-	command, ok := j.w.cfg.Runtimes[runtime]
-	if !ok {
-		have := slices.Sorted(maps.Keys(j.w.cfg.Runtimes))
-		return runner.Job{}, fmt.Errorf("this worker has no runtime %q; it has %s", runtime, strings.Join(have, ", "))
+	command, err := j.command(cmp.Or(call.Runtime, "python"))
+	if err != nil {
+		return runner.Job{}, err
 	}
 	in, err := j.input(call)
 	if err != nil {
@@ -50,6 +49,31 @@ func (j *job) spec() (runner.Job, error) {
 		j.stdin, spec.Stdin = src, src
 	}
 	return spec, nil
+}
+
+// command is what runs scripts of that runtime. That of uv is made for this
+// script; *uv.Refused: the script asks for what cannot be had.
+func (j *job) command(runtime string) ([]string, error) {
+	if command, ok := j.w.cfg.Runtimes[runtime]; ok {
+		return command, nil
+	}
+	cache := j.w.cfg.Environments
+	if runtime != uv.Runtime || cache == nil {
+		have := slices.Collect(maps.Keys(j.w.cfg.Runtimes))
+		if cache != nil {
+			have = append(have, uv.Runtime)
+		}
+		slices.Sort(have)
+		return nil, fmt.Errorf("this worker has no runtime %q; it has %s", runtime, strings.Join(have, ", "))
+	}
+	script, err := j.content(j.call.Script)()
+	if err != nil {
+		return nil, err
+	}
+	defer script.Close()
+	command, done, err := cache.Prepare(j.script, script)
+	j.environment = done
+	return command, err
 }
 
 // input returns the call's arguments, environment and files.
@@ -130,5 +154,8 @@ func (j *job) closeInputs() {
 	}
 	if j.stdin != nil {
 		j.stdin.Close()
+	}
+	if j.environment != nil {
+		j.environment()
 	}
 }

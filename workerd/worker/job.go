@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"sync"
@@ -12,6 +13,7 @@ import (
 	"modulate/internal/promise"
 	"modulate/workerd/device"
 	"modulate/workerd/runner"
+	"modulate/workerd/uv"
 )
 
 // A reason says why a script is stopped. A later one in this list overrides an
@@ -79,8 +81,9 @@ type job struct {
 	left           left      // what it left in MODULATE_OUTPUT
 	dead           time.Time // the script has been since then; zero: it was killed, or never lived
 
-	devices   *device.Lease // nil: the worker has none
-	memoryOut string        // by what evidence it ran out of their memory; "": none
+	devices     *device.Lease // nil: the worker has none
+	memoryOut   string        // by what evidence it ran out of their memory; "": none
+	environment func()        // ends the use of what was prepared for it; nil: nothing was
 
 	guard guard
 
@@ -196,6 +199,11 @@ func (j *job) run() (promise.Record, error) {
 func (j *job) execute() runner.Result {
 	defer j.closeInputs()
 	spec, err := j.spec()
+	var refused *uv.Refused
+	if errors.As(err, &refused) { // as uv run would end
+		fmt.Fprintln(&j.stderr, refused)
+		return runner.Result{Code: uv.CodeRefused, Err: refused}
+	}
 	if err != nil {
 		return runner.Result{End: runner.Failed, Err: err}
 	}

@@ -13,6 +13,7 @@ import (
 	"modulate/internal/blob"
 	"modulate/internal/promise"
 	"modulate/workerd/runner"
+	"modulate/workerd/uv"
 )
 
 // outcome is what is reported of a run, once all of it that does not ride in
@@ -61,6 +62,8 @@ func (j *job) fate(out *promise.Outcome, res runner.Result) {
 	case j.left.err != nil:
 		j.badHost(out, j.left.err)
 	case out.Error != promise.Problem{}:
+	case errors.As(res.Err, new(*uv.Refused)):
+		out.Error = problem("dependencies", "the script's dependencies cannot be had", "%v", res.Err)
 	case errors.Is(res.Err, runner.ErrNotExecutable):
 		out.Error = problem("not-executable", "the script is not an executable of this machine", "%v", res.Err)
 	case res.Err != nil:

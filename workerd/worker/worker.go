@@ -38,6 +38,7 @@ import (
 	"modulate/internal/store"
 	"modulate/workerd/device"
 	"modulate/workerd/runner"
+	"modulate/workerd/uv"
 )
 
 // Config is what a Worker needs. Engine, Name and Runner are required, and
@@ -60,6 +61,8 @@ type Config struct {
 	Runner   runner.Runner
 	Runtimes map[string][]string // name to command; see runner.Job.Command
 	Devices  *device.Pool        // lent to attempts, a share for each slot; nil: there are none
+	// Environments runs scripts of the runtime uv; nil: there is no such.
+	Environments *uv.Cache
 
 	// API is what a script reaches through MODULATE_SOCKET, restricted to
 	// submit, get, wait, cancel and the blobs that a submission needs. nil:

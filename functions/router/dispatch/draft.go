@@ -155,13 +155,13 @@ func (d *draft) hash(where, s string, h *promise.Hash) error {
 }
 
 // The runtimes that every worker knows, some perhaps as not configured.
-const runtimes = "python, python-env, bash, node, binary"
+const runtimes = "python, python-env, uv, bash, node, binary"
 
 func (d *draft) runtime() error {
 	switch d.sub.Runtime {
 	case "":
 		d.rec.Call.Runtime = "python"
-	case "python", "python-env", "bash", "node", "binary":
+	case "python", "python-env", "uv", "bash", "node", "binary":
 		d.rec.Call.Runtime = d.sub.Runtime
 	default:
 		return api.Invalid("runtime", "runtime %q is not known; known are: %s", d.sub.Runtime, runtimes)

@@ -77,7 +77,7 @@ func TestSubmitRefuses(t *testing.T) {
 		{"NUL in name", func(s *api.Submit) { s.Script.Name = "a\x00b" }, api.ErrInvalid, "script.name", "control characters"},
 		{"newline in name", func(s *api.Submit) { s.Script.Name = "a\nb" }, api.ErrInvalid, "script.name", "control characters"},
 		{"long name", func(s *api.Submit) { s.Script.Name = x(256) }, api.ErrInvalid, "script.name", "1 to 255 bytes"},
-		{"unknown runtime", func(s *api.Submit) { s.Runtime = "ruby" }, api.ErrInvalid, "runtime", "known are: python, python-env, bash, node, binary"},
+		{"unknown runtime", func(s *api.Submit) { s.Runtime = "ruby" }, api.ErrInvalid, "runtime", "known are: python, python-env, uv, bash, node, binary"},
 
 		{"large args", func(s *api.Submit) { s.Args = []string{x(api.MaxInput), "x"} }, api.ErrTooLarge, "args", "65537 bytes together: at most 65536"},
 		{"large env", func(s *api.Submit) { s.Env = map[string]string{"A": x(api.MaxInput)} }, api.ErrTooLarge, "args", "65537 bytes together"},

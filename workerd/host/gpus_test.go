@@ -1,0 +1,62 @@
+package host
+
+import (
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"modulate/workerd/device"
+	"modulate/workerd/sandbox"
+)
+
+// withSMI puts a program first in PATH that stands for nvidia-smi.
+func withSMI(t *testing.T, script string) {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "nvidia-smi"), []byte("#!/bin/sh\n"+script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+}
+
+func TestDevices(t *testing.T) {
+	answer, err := filepath.Abs("../device/testdata/smi.xml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		script, lend string
+		slots        int
+		says         string // "": no error
+	}{
+		"found":            {"exec cat " + answer, "", 2, ""}, // the third is sliced
+		"wanted and found": {"exec cat " + answer, "each", 2, ""},
+		"not wanted":       {"exec cat " + answer, "none", 0, ""},
+		"none":             {"exit 6", "", 0, ""},
+		"wanted, none":     {"exit 6", "each", 0, "tells of no device"},
+		"broken":           {"echo 'Driver/library version mismatch'; exit 18", "", 0, `version mismatch; with gpus.lend = "none"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			withSMI(t, c.script)
+			d, err := Machine{GPUs: GPUs{Lend: c.lend}}.Devices(t.Context(), slog.New(slog.DiscardHandler))
+			if c.says == "" && err != nil || c.says != "" && (err == nil || !strings.Contains(err.Error(), c.says)) {
+				t.Errorf("%v, want %q", err, c.says)
+			}
+			if d.Slots() != c.slots {
+				t.Errorf("%d slots, want %d", d.Slots(), c.slots)
+			}
+			if c.slots == 0 {
+				return
+			}
+			if _, err := d.Pool(3, sandbox.None, nil); !errors.Is(err, device.ErrFew) {
+				t.Errorf("three slots for two devices: %v", err)
+			}
+			if _, err := d.Pool(2, sandbox.Bwrap, nil); d.lacking != nil && err == nil {
+				t.Errorf("a sandbox without the driver's libraries (%v) is no error", d.lacking)
+			}
+		})
+	}
+}
