@@ -72,6 +72,7 @@ jars() {
 
 environment ministack ministack==1.5.33 aws-sam-translator==1.110.0
 environment sam aws-sam-cli==1.170.0
+environment uv uv==0.13.9 # not AWS's: what installs the dependencies of scripts, for the tests
 if command -v java >/dev/null && command -v mvn >/dev/null; then
 	jars dynamodb com.amazonaws:DynamoDBLocal:2.6.1
 	jars elasticmq org.elasticmq:elasticmq-server_2.13:1.7.1

@@ -191,6 +191,9 @@ func TestWithoutUV(t *testing.T) {
 // TestRealUV installs a package from the index that this machine is configured
 // for.
 func TestRealUV(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a package index is asked; not for short tests")
+	}
 	path, err := exec.LookPath("../../.emulators/uv/bin/uv")
 	if err != nil {
 		path, err = exec.LookPath("uv")
