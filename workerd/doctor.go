@@ -13,8 +13,8 @@ import (
 func doctorCommand() *cobra.Command {
 	var file string
 	cmd := &cobra.Command{
-		Use: "doctor", Short: "Print what this machine can do to contain scripts", Args: cobra.NoArgs,
-		Long: `Try what scripts are contained by on this machine, and print a line for each:
+		Use: "doctor", Short: "Print what this machine has for scripts", Args: cobra.NoArgs,
+		Long: `Try what scripts are contained by and run with on this machine, and print a line for each:
 "ok" what works, "no" what does not and what to do about it. Exit code 1 when
 machine.toml asks for something that is not there: workerd does not start then.
 Nothing is changed.`,
@@ -24,7 +24,7 @@ Nothing is changed.`,
 				return fmt.Errorf("%w: %w", errInput, err)
 			}
 			found, err := host.Examine(m)
-			for _, f := range found {
+			for _, f := range append(found, host.Equipment(cmd.Context(), m)...) {
 				word := "ok"
 				if !f.OK {
 					word = "no"

@@ -34,10 +34,11 @@ var ErrFew = errors.New("more slots than devices")
 type Pool struct {
 	cfg  Config
 	all  []*share
-	free chan *share // to be lent
-	back chan *share // returned, or not looked at yet
+	free chan *share   // to be lent
+	back chan struct{} // tells Run that away has grown
 
 	mu       sync.Mutex
+	away     []*share // returned, or not looked at yet
 	lent     int
 	watch    chan struct{}     // tells Run that lent has changed
 	least    map[string]int64  // bytes used of each device, the least that was seen
@@ -66,7 +67,7 @@ func New(cfg Config) (*Pool, error) {
 		return nil, fmt.Errorf("%d slots, %d devices: %w", cfg.Slots, len(cfg.Devices), ErrFew)
 	}
 	p := &Pool{
-		cfg: cfg, free: make(chan *share, cfg.Slots), back: make(chan *share, cfg.Slots),
+		cfg: cfg, free: make(chan *share, cfg.Slots), back: make(chan struct{}, 1),
 		watch: make(chan struct{}, 1), least: map[string]int64{}, troubles: map[string]string{},
 	}
 	for _, d := range cfg.Devices {
@@ -78,9 +79,9 @@ func New(cfg Config) (*Pool, error) {
 	}
 	for n, all := 0, len(cfg.Devices); n < cfg.Slots; n++ {
 		s := newShare(cfg.Devices[n*all/cfg.Slots : (n+1)*all/cfg.Slots])
-		p.all = append(p.all, s)
-		p.back <- s
+		p.all, p.away = append(p.all, s), append(p.away, s)
 	}
+	p.back <- struct{}{}
 	return p, nil
 }
 
@@ -129,7 +130,8 @@ func (p *Pool) Try() (*Lease, bool) {
 
 // Adopt lends the devices with those UUIDs, and all that are in shares with
 // them, to an attempt that has had them from a worker before. It is called
-// before Run. The Lease lends nothing where none of them is there any more.
+// before anything is taken. The Lease lends nothing where none of them is there
+// any more.
 func (p *Pool) Adopt(uuids []string) *Lease {
 	if p == nil {
 		return nil
@@ -138,15 +140,22 @@ func (p *Pool) Adopt(uuids []string) *Lease {
 		return p.lend(p.all[0])
 	}
 	l := &Lease{pool: p, used: true}
-	for range len(p.back) {
-		s := <-p.back
-		if !slices.ContainsFunc(s.devices, func(d Device) bool { return slices.Contains(uuids, d.UUID) }) {
-			p.back <- s
-			continue
-		}
-		l.shares = append(l.shares, s)
-		p.count(1)
+	has := func(s *share) bool {
+		return slices.ContainsFunc(s.devices, func(d Device) bool { return slices.Contains(uuids, d.UUID) })
 	}
+	p.mu.Lock()
+	for range len(p.free) {
+		p.away = append(p.away, <-p.free)
+	}
+	for _, s := range p.away {
+		if has(s) {
+			l.shares = append(l.shares, s)
+		}
+	}
+	p.away = slices.DeleteFunc(p.away, has)
+	p.mu.Unlock()
+	p.count(len(l.shares))
+	tell(p.back)
 	return l
 }
 
@@ -162,8 +171,13 @@ func (p *Pool) count(n int) {
 	p.mu.Lock()
 	p.lent += n
 	p.mu.Unlock()
+	tell(p.watch)
+}
+
+// tell wakes whoever listens, once.
+func tell(c chan struct{}) {
 	select {
-	case p.watch <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -188,12 +202,20 @@ func (l *Lease) Return() {
 		switch {
 		case l.pool.cfg.Shared:
 		case l.used:
-			s.since = time.Now()
-			l.pool.back <- s
+			l.pool.takeBack(s)
 		default:
 			l.pool.free <- s
 		}
 	}
+}
+
+// takeBack has s looked at.
+func (p *Pool) takeBack(s *share) {
+	p.mu.Lock()
+	s.since = time.Now()
+	p.away = append(p.away, s)
+	p.mu.Unlock()
+	tell(p.back)
 }
 
 // Devices are those of the Lease.

@@ -304,17 +304,46 @@ func TestUnusedIsFreeAtOnce(t *testing.T) {
 	})
 }
 
+// What an adopted script has is lent to nobody else, whether it was looked at
+// before or not, and whatever shares there are now.
 func TestAdopted(t *testing.T) {
-	f := newFake(4)
-	p, err := New(Config{Layer: f, Devices: f.devices, Slots: 2})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if l := p.Adopt([]string{"GPU-2", "GPU-away"}); fmt.Sprint(l.UUIDs()) != "[GPU-2 GPU-3]" || p.Report().Lent != 1 {
-		t.Errorf("adopted %v, report %+v", l.UUIDs(), p.Report())
-	}
-	if l := p.Adopt([]string{"GPU-9"}); len(l.UUIDs()) > 0 || len(p.back) != 1 {
-		t.Errorf("adopted %v, %d left", l.UUIDs(), len(p.back))
+	for name, running := range map[string]bool{"before Run": false, "after a look": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFake(4)
+				var p *Pool
+				if running {
+					p, _ = run(t, f, Config{Slots: 2})
+				} else {
+					var err error
+					if p, err = New(Config{Layer: f, Devices: f.devices, Slots: 2}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				l := p.Adopt([]string{"GPU-2", "GPU-away"})
+				if fmt.Sprint(l.UUIDs()) != "[GPU-2 GPU-3]" || p.Report().Lent != 1 {
+					t.Errorf("adopted %v, report %+v", l.UUIDs(), p.Report())
+				}
+				if none := p.Adopt([]string{"GPU-9"}); len(none.UUIDs()) > 0 {
+					t.Errorf("adopted %v, which is not there", none.UUIDs())
+				}
+				if !running {
+					return
+				}
+				synctest.Wait()
+				if got := take(t, p).UUIDs(); fmt.Sprint(got) != "[GPU-0 GPU-1]" {
+					t.Errorf("another got %v", got)
+				}
+				if _, ok := p.Try(); ok {
+					t.Error("what was adopted was lent again")
+				}
+				l.Return()
+				synctest.Wait()
+				if got := take(t, p).UUIDs(); fmt.Sprint(got) != "[GPU-2 GPU-3]" {
+					t.Errorf("after it came back another got %v", got)
+				}
+			})
+		})
 	}
 }
 

@@ -29,59 +29,63 @@ func (p *Pool) Run(ctx context.Context) {
 	if !p.cfg.Shared {
 		watching.Go(func() { p.watchLent(ctx) })
 	}
-	var away []*share
 	wait := lookFirst
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	for {
-		if len(away) == 0 {
-			timer.Stop()
-		} else {
-			timer.Reset(wait)
-		}
 		select {
-		case s := <-p.back:
-			away = append(away, s)
-			for range len(p.back) {
-				away = append(away, <-p.back)
-			}
+		case <-p.back:
 			wait = lookFirst
 		case <-timer.C:
 			wait = min(2*wait, lookOften)
 		case <-ctx.Done():
 			return
 		}
-		away = p.look(ctx, away)
-		if wait > lookFirst && !slices.ContainsFunc(away, settles) {
+		any, fresh := p.look(ctx)
+		switch {
+		case !any:
+			timer.Stop()
+			continue
+		case !fresh && wait > lookFirst:
 			wait = lookSeldom
 		}
+		timer.Reset(wait)
 	}
 }
 
 // settles reports whether what was on s may still be going.
 func settles(s *share) bool { return time.Since(s.since) < settling }
 
-// look looks at the devices of shares that are away, and returns those of them
-// that stay away.
-func (p *Pool) look(ctx context.Context, away []*share) (stay []*share) {
+// look looks at the devices that are away, and frees what is empty. It reports
+// whether any stay away, and whether any of these may only have to settle.
+func (p *Pool) look(ctx context.Context) (any, fresh bool) {
+	p.mu.Lock()
+	looked := slices.Clone(p.away)
+	p.mu.Unlock()
+	if len(looked) == 0 {
+		return false, false
+	}
 	bounded, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
 	found, err := p.cfg.Layer.Look(bounded)
-	for _, s := range away {
-		if ctx.Err() != nil || p.holds(s, found, err) {
-			stay = append(stay, s)
-		} else {
-			p.free <- s
-		}
+	if ctx.Err() != nil {
+		return true, true
 	}
-	return stay
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.away = slices.DeleteFunc(p.away, func(s *share) bool {
+		if !slices.Contains(looked, s) || p.holds(s, found, err) { // it came back meanwhile, or is not empty
+			return false
+		}
+		p.free <- s
+		return true
+	})
+	return len(p.away) > 0, slices.ContainsFunc(p.away, settles)
 }
 
 // holds reports whether something is wrong with a device of s, and says so once
-// that lasts; and once that it is over.
+// that lasts; and once that it is over. p.mu is held.
 func (p *Pool) holds(s *share, found []Device, err error) (held bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	for _, d := range s.devices {
 		why := p.wrong(d, found, err)
 		held = held || why != ""

@@ -26,22 +26,27 @@ func (u UV) check() error {
 	return nil
 }
 
+// dir is the cache's directory; an error means that there is no home to have
+// one in.
+func (u UV) dir() (string, error) {
+	if u.Cache != "" {
+		return u.Cache, nil
+	}
+	if os.Geteuid() == 0 {
+		return "/var/cache/modulate/uv", nil
+	}
+	own, err := os.UserCacheDir()
+	return filepath.Join(own, "modulate", "uv"), err
+}
+
 // environments opens the cache. Where machine.toml says nothing of it and it
 // cannot be had, it is nil. Interpreters are those of python's directory and of
 // the system.
-func (u UV) environments(python string, log *slog.Logger) (*uv.Cache, error) {
-	dir := u.Cache
-	if dir == "" {
-		dir = "/var/cache/modulate/uv"
-		if os.Geteuid() != 0 {
-			own, err := os.UserCacheDir()
-			if err != nil {
-				return nil, nil // without a home there is no cache, and without one no environments
-			}
-			dir = filepath.Join(own, "modulate", "uv")
-		}
+func (u UV) environments(python string, log *slog.Logger) (cache *uv.Cache, err error) {
+	dir, err := u.dir()
+	if err == nil {
+		cache, err = uv.Open(uv.Config{Dir: dir, Path: u.Path, Python: python, Most: int64(u.Size), Log: log})
 	}
-	cache, err := uv.Open(uv.Config{Dir: dir, Path: u.Path, Python: python, Most: int64(u.Size), Log: log})
 	if err == nil || u != (UV{}) {
 		return cache, err
 	}

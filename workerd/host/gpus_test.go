@@ -60,3 +60,29 @@ func TestDevices(t *testing.T) {
 		})
 	}
 }
+
+func TestEquipment(t *testing.T) {
+	answer, err := filepath.Abs("../device/testdata/smi.xml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	withSMI(t, "exec cat "+answer)
+	path := filepath.Join(t.TempDir(), "uv")
+	if err := os.WriteFile(path, nil, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cache := filepath.Join(t.TempDir(), "cache")
+	found := Equipment(t.Context(), Machine{UV: UV{Path: path, Cache: cache}})
+	if gpus := found[0]; !strings.Contains(gpus.Text, "device 1 (Tesla T4, GPU-aaaaaaaa") || strings.Contains(gpus.Text, "A100") {
+		t.Errorf("%+v", gpus)
+	}
+	if uv := found[1]; !uv.OK || uv.Text != path+", environments in "+cache {
+		t.Errorf("%+v", uv)
+	}
+	withSMI(t, "echo broken; exit 18")
+	for _, f := range Equipment(t.Context(), Machine{UV: UV{Path: "/no/uv"}}) {
+		if f.OK {
+			t.Errorf("%+v", f)
+		}
+	}
+}

@@ -63,11 +63,21 @@ type Cache struct {
 	turn chan struct{} // holds one while this process changes the cache
 }
 
+// Find returns the file of uv: that at path, or where path is empty the one
+// that PATH leads to. ErrNotInstalled.
+func Find(path string) (string, error) {
+	found, err := exec.LookPath(cmp.Or(path, "uv"))
+	if err != nil {
+		return "", fmt.Errorf("%w: install it (https://docs.astral.sh/uv), as by pip install uv", ErrNotInstalled)
+	}
+	return filepath.Abs(found)
+}
+
 // Open returns the cache in cfg.Dir. ErrNotInstalled.
 func Open(cfg Config) (*Cache, error) {
-	path, err := exec.LookPath(cmp.Or(cfg.Path, "uv"))
+	path, err := Find(cfg.Path)
 	if err != nil {
-		return nil, fmt.Errorf("%w: install it (https://docs.astral.sh/uv), as by pip install uv", ErrNotInstalled)
+		return nil, err
 	}
 	cfg.Path, cfg.Most, cfg.Log = path, cmp.Or(cfg.Most, DefaultMost), cmp.Or(cfg.Log, slog.New(slog.DiscardHandler))
 	if cfg.Dir, err = filepath.Abs(cfg.Dir); err != nil {
