@@ -44,7 +44,7 @@ whole = ./internal/sim ./internal/store/sqlitestore ./internal/store/dynamostore
 
 # Many tests of the first run wait; the second one computes meanwhile.
 .PHONY: test
-test: emulators ## Every test, on emulated AWS too; with CI=1 a skipped test is a failure
+test: emulators sdks ## Every test, on emulated AWS too; with CI=1 a skipped test is a failure
 	@go test -race -vet=off -count=1 -timeout 20m -v ./... 2>&1 | $(quiet) & \
 	go test -vet=off -count=1 -timeout 20m -v $(whole) 2>&1 | $(quiet); whole=$$?; \
 	wait $$! && exit $$whole
@@ -143,6 +143,10 @@ aws-up: ## Start emulated AWS with the stacks and a worker for each machine; pri
 .PHONY: aws-down
 aws-down: ## End what aws-up started
 	@localstack/down.sh
+
+.PHONY: sdks
+sdks: ## Install the Resonate SDKs into .sdks/: from PyPI for Python 3.12 or later, from npm
+	@examples/modulate-resonate/install.sh
 
 .PHONY: emulators
 emulators: ## Install the AWS of a laptop into .emulators/: MiniStack, SAM, with Java DynamoDB Local and ElasticMQ

@@ -168,8 +168,9 @@ var rules = map[string]rule{
 		}, edge...),
 		others: []string{awsSDK}, // its tests
 	},
-	"localstack": {others: []string{awsSDK}},               // tests only
-	".":          {others: []string{"go.yaml.in/yaml/v3"}}, // tests only
+	"examples/modulate-resonate": {},                                       // tests only
+	"localstack":                 {others: []string{awsSDK}},               // tests only
+	".":                          {others: []string{"go.yaml.in/yaml/v3"}}, // tests only
 }
 
 // testLibraries are the modules that only tests and suites import.

@@ -24,7 +24,7 @@ import (
 
 // Times of a delivery.
 const (
-	takeTime    = 10 * time.Second // within which a worker takes what it was sent
+	takeTime    = 10 * time.Second // within which a worker takes what it was sent; then twice as long, up to 64 times
 	absentTime  = 5 * time.Second  // until a task is offered again whose worker is not connected
 	leaseSlack  = time.Second      // by which a message comes back after its task's lease
 	maxHide     = 11 * time.Hour   // a message is hidden for 12 hours at most
@@ -158,7 +158,11 @@ func (h *Hub) send(ctx context.Context, rec promise.Record, d queue.Delivery) er
 		return h.Engine.Queue.Extend(ctx, rec.Machine, d.Receipt, absentTime)
 	}
 	h.keep(ctx, rec.ID, s)
-	return nil
+	if d.Receives < 2 {
+		return nil // it is hidden for takeTime
+	}
+	// A worker may have let it go, as SDKs do with what only waits for its end.
+	return h.Engine.Queue.Extend(ctx, rec.Machine, d.Receipt, takeTime<<min(d.Receives-1, 6))
 }
 
 // keep remembers a message; one that it takes the place of has had its time.

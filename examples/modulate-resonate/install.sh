@@ -1,0 +1,37 @@
+#!/bin/bash
+# Installs the Resonate SDKs that the tests here run, into .sdks/ of the
+# repository: from PyPI for a Python of 3.12 or later, from npm with a Node of
+# its own. What is there already stays.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+# The newest of pyenv's, wherever that is, else of the PATH.
+find_python() {
+	local p
+	for p in $(ls -d "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.1[2-9]*/bin/python3 2>/dev/null | sort -rV) \
+		python3.14 python3.13 python3.12 python3; do
+		if "$p" -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; then
+			echo "$p"
+			return
+		fi
+	done
+}
+
+python=$(find_python)
+[ -n "$python" ] || { echo "error: the Resonate SDK needs Python 3.12 or later, with venv"; exit 1; }
+for version in 0.7.4 0.8.1; do
+	dir=.sdks/python-$version
+	[ -x "$dir/done" ] && continue
+	rm -rf "$dir"
+	"$python" -m venv "$dir"
+	"$dir/bin/pip" install --quiet --disable-pip-version-check "resonate-sdk==$version"
+	install /dev/null "$dir/done"
+done
+
+command -v npm >/dev/null || { echo "error: npm is missing"; exit 1; }
+if [ ! -x .sdks/typescript/done ]; then
+	rm -rf .sdks/typescript
+	mkdir -p .sdks/typescript
+	(cd .sdks/typescript && npm install --silent --no-audit --no-fund node@22.23.3 @resonatehq/sdk@0.11.5)
+	install /dev/null .sdks/typescript/done
+fi

@@ -1,0 +1,350 @@
+// Package resonate_test runs the programs of this folder, written with the
+// Resonate SDKs, against `modulate dev`: real processes, which it kills.
+package resonate_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// patience is how long a test waits for what must happen, on a busy machine.
+const patience = 90 * time.Second
+
+// sdks are the folders of install.sh.
+var sdks = filepath.Join("..", "..", ".sdks")
+
+// pythons are the versions of the Python SDK.
+var pythons = []string{"0.7.4", "0.8.1"}
+
+// world is a running dev.
+type world struct {
+	t      *testing.T
+	url    string
+	python string // the interpreter with the SDK
+	dir    string
+}
+
+func newWorld(t *testing.T, version string) *world {
+	t.Helper()
+	python, err := filepath.Abs(filepath.Join(sdks, "python-"+version, "bin", "python"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(python); err != nil {
+		t.Skip("the SDKs are not installed: run examples/modulate-resonate/install.sh")
+	}
+	w := &world{t: t, python: python, dir: t.TempDir()}
+	modulate := filepath.Join(w.dir, "modulate")
+	if out, err := exec.Command("go", "build", "-o", modulate, "modulate/cmd/modulate").CombinedOutput(); err != nil {
+		t.Fatalf("building modulate: %v\n%s", err, out)
+	}
+	dev := w.start(modulate, "dev", "--listen", "127.0.0.1:0", "--machines", "cpu:1", "--dir", filepath.Join(w.dir, "store"))
+	line := dev.wait("listening on ")
+	w.url = strings.Fields(strings.SplitAfter(line, "listening on ")[1])[0]
+	w.url = strings.TrimSuffix(w.url, ",")
+	return w
+}
+
+// process is a program that runs.
+type process struct {
+	t     *testing.T
+	cmd   *exec.Cmd
+	mu    sync.Mutex
+	lines []string
+	more  chan struct{} // capacity 1: there is more, or it has ended
+	done  chan struct{}
+	err   error
+}
+
+// start starts a program, which ends with the test at the latest.
+func (w *world) start(name string, args ...string) *process {
+	w.t.Helper()
+	p := &process{t: w.t, cmd: exec.Command(name, args...), more: make(chan struct{}, 1), done: make(chan struct{})}
+	p.cmd.Env = append(os.Environ(), "RESONATE_URL="+w.url, "PYTHONUNBUFFERED=1")
+	out, in := io.Pipe()
+	p.cmd.Stdout, p.cmd.Stderr = in, in
+	if err := p.cmd.Start(); err != nil {
+		w.t.Fatal(err)
+	}
+	go func() {
+		for s := bufio.NewScanner(out); s.Scan(); {
+			p.mu.Lock()
+			p.lines = append(p.lines, s.Text())
+			p.mu.Unlock()
+			p.poke()
+		}
+	}()
+	go func() {
+		p.err = p.cmd.Wait()
+		in.Close()
+		close(p.done)
+	}()
+	w.t.Cleanup(p.kill)
+	return p
+}
+
+func (p *process) poke() {
+	select {
+	case p.more <- struct{}{}:
+	default:
+	}
+}
+
+func (p *process) kill() {
+	p.cmd.Process.Kill()
+	<-p.done
+}
+
+// output is what the program has written so far.
+func (p *process) output() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return strings.Join(p.lines, "\n")
+}
+
+// count is how many lines begin so.
+func (p *process) count(prefix string) (n int) {
+	for line := range strings.Lines(p.output()) {
+		if strings.HasPrefix(line, prefix) {
+			n++
+		}
+	}
+	return n
+}
+
+// wait returns the first line that begins so.
+func (p *process) wait(prefix string) string {
+	p.t.Helper()
+	over := time.After(patience)
+	for {
+		for line := range strings.Lines(p.output()) {
+			if strings.HasPrefix(line, prefix) {
+				return strings.TrimSpace(line)
+			}
+		}
+		select {
+		case <-p.more:
+		case <-p.done:
+			p.t.Fatalf("%s ended, %v, and never said %q:\n%s", p.cmd, p.err, prefix, p.output())
+		case <-over:
+			p.t.Fatalf("%s never said %q:\n%s", p.cmd, prefix, p.output())
+		}
+	}
+}
+
+// end waits for the program's end, and returns the last line that it wrote.
+func (p *process) end() string {
+	p.t.Helper()
+	select {
+	case <-p.done:
+	case <-time.After(patience):
+		p.t.Fatalf("%s does not end:\n%s", p.cmd, p.output())
+	}
+	if p.err != nil {
+		p.t.Fatalf("%s: %v\n%s", p.cmd, p.err, p.output())
+	}
+	lines := strings.Split(strings.TrimSpace(p.output()), "\n")
+	return lines[len(lines)-1]
+}
+
+func (w *world) program(args ...string) *process { return w.start(w.python, args...) }
+
+// ready starts a program that serves until it is killed.
+func (w *world) ready(args ...string) *process {
+	p := w.program(args...)
+	p.wait("ready")
+	return p
+}
+
+// script writes a script, and returns its path.
+func (w *world) script(text string) string {
+	path := filepath.Join(w.dir, fmt.Sprintf("%x.py", len(text)))
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	return path
+}
+
+// check looks at the outcome that modulate.py printed.
+func (w *world) check(got, stdout string) {
+	w.t.Helper()
+	var outcome struct {
+		Stdout   string
+		ExitCode int `json:"exit_code"`
+	}
+	if err := json.Unmarshal([]byte(got), &outcome); err != nil || outcome.Stdout != stdout || outcome.ExitCode != 0 {
+		w.t.Errorf("the outcome is %s, want %q", got, stdout)
+	}
+}
+
+// each runs a test with each version of the Python SDK.
+func each(t *testing.T, test func(w *world)) {
+	if testing.Short() {
+		t.Skip("starts programs of the SDKs")
+	}
+	for _, version := range pythons {
+		t.Run(version, func(t *testing.T) { test(newWorld(t, version)) })
+	}
+}
+
+// TestModes: rpc, detached and direct; and the same id again is the same promise.
+func TestModes(t *testing.T) {
+	each(t, func(w *world) {
+		w.ready("router.py", "--ttl", "3")
+		worker := w.ready("worker.py", "--group", "gpu")
+		hello := w.script("print('hello')")
+		w.check(w.program("modulate.py", "--script", hello, "--wait", "--id", "one").end(), "hello\n")
+		w.check(w.program("modulate.py", "--script", hello, "--wait", "--id", "one").end(), "hello\n")
+		if n := worker.count("started"); n != 1 {
+			w.t.Errorf("the script of one id was started %d times", n)
+		}
+		id := strings.Trim(w.program("modulate.py", "--script", hello).end(), `"`)
+		w.check(w.program("modulate.py", "--get", id).end(), "hello\n")
+		w.check(w.program("modulate.py", "--script", hello, "--direct").end(), "hello\n")
+	})
+}
+
+// TestKills: the router dies while it waits, then the worker while it runs.
+func TestKills(t *testing.T) {
+	each(t, func(w *world) {
+		router := w.ready("router.py", "--ttl", "3")
+		worker := w.ready("worker.py", "--group", "gpu", "--ttl", "3")
+		slow := w.script("import time; time.sleep(2); print('slow')")
+		client := w.program("modulate.py", "--script", slow, "--wait")
+		worker.wait("started")
+		router.kill()
+		w.ready("router.py", "--ttl", "3")
+		w.check(client.end(), "slow\n")
+		if n := worker.count("started"); n != 1 {
+			w.t.Errorf("the script was started %d times, though only the router died", n)
+		}
+
+		client = w.program("modulate.py", "--script", slow, "--direct")
+		for worker.count("started") < 2 {
+			<-worker.more
+		}
+		worker.kill()
+		killed := time.Now()
+		other := w.ready("worker.py", "--group", "gpu", "--ttl", "3")
+		other.wait("started")
+		w.t.Logf("started again %s after the kill, the lease was 3 s", time.Since(killed).Round(time.Millisecond))
+		w.check(client.end(), "slow\n")
+	})
+}
+
+// TestLeases: several scripts that outlive their lease run at once on one
+// worker, whose heartbeats name them all, and are started once.
+func TestLeases(t *testing.T) {
+	each(t, func(w *world) {
+		worker := w.ready("worker.py", "--group", "gpu", "--ttl", "4")
+		long := w.script("import time; time.sleep(9); print('long')")
+		var clients []*process
+		for range 3 {
+			clients = append(clients, w.program("modulate.py", "--script", long, "--direct"))
+		}
+		for _, c := range clients {
+			w.check(c.end(), "long\n")
+		}
+		if n := worker.count("started"); n != 3 {
+			w.t.Errorf("3 scripts longer than the lease were started %d times", n)
+		}
+	})
+}
+
+// TestLateWorker: work that was there before its worker is its at once.
+func TestLateWorker(t *testing.T) {
+	each(t, func(w *world) {
+		client := w.program("modulate.py", "--script", w.script("print('late')"), "--direct", "--id", "early")
+		w.until("early", func(state string) bool { return state == "pending" })
+		worker := w.ready("worker.py", "--group", "gpu")
+		began := time.Now()
+		worker.wait("started")
+		w.t.Logf("started %s after the worker was there", time.Since(began).Round(time.Millisecond))
+		w.check(client.end(), "late\n")
+	})
+}
+
+// TestFeatures: what workflows do, by each SDK.
+func TestFeatures(t *testing.T) {
+	each(t, func(w *world) { w.features("features", w.program("features.py", "features")) })
+	if !testing.Short() {
+		t.Run("typescript", func(t *testing.T) {
+			w := newWorld(t, pythons[0])
+			dir, err := filepath.Abs(filepath.Join(sdks, "typescript"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			text, err := os.ReadFile("features.mjs")
+			if err != nil {
+				t.Fatal(err)
+			}
+			program := filepath.Join(dir, "features.mjs") // beside the modules that it imports
+			if err := os.WriteFile(program, text, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			w.features("ts", w.start(filepath.Join(dir, "node_modules", ".bin", "node"), program, "ts"))
+		})
+	}
+}
+
+// features settles the promise that a program waits for, and sees it end.
+func (w *world) features(id string, p *process) {
+	w.t.Helper()
+	promise := strings.Fields(p.wait("promise "))[1]
+	w.post("promise.settle", map[string]any{"id": promise, "state": "resolved", "value": map[string]any{"data": "InllcyI="}}) // "yes"
+	if got := strings.ToLower(strings.NewReplacer(" ", "", "'", `"`).Replace(p.end())); got != `result[40,true,"yes"]` {
+		w.t.Errorf("%s: %s\n%s", id, got, p.output())
+	}
+}
+
+// until waits for a promise to be in a state.
+func (w *world) until(id string, ok func(state string) bool) {
+	w.t.Helper()
+	ctx, stop := context.WithTimeout(w.t.Context(), patience)
+	defer stop()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if ok(w.post("promise.get", map[string]any{"id": id})) {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			w.t.Fatalf("%s does not come to that state", id)
+		}
+	}
+}
+
+// post sends a request of the protocol, and returns the state of its promise.
+func (w *world) post(kind string, data map[string]any) string {
+	w.t.Helper()
+	body, err := json.Marshal(map[string]any{"kind": kind, "head": map[string]any{"corrId": "test", "version": "2026-04-01"}, "data": data})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	resp, err := http.Post(w.url+"/", "application/json", bytes.NewReader(body))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var got struct{ Data json.RawMessage }
+	if err := json.NewDecoder(resp.Body).Decode(&got); err != nil {
+		w.t.Fatal(err)
+	}
+	var reply struct{ Promise struct{ State string } }
+	json.Unmarshal(got.Data, &reply) // a refusal is a sentence
+	return reply.Promise.State
+}
