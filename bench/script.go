@@ -25,7 +25,10 @@ func scriptOne(ctx context.Context, w io.Writer) error {
 				return nil, err
 			}
 			took, err := oneByOne(calls, whole)
-			return []float64{median(took), median(floor)}, err
+			if err != nil {
+				return nil, err
+			}
+			return []float64{median(took), median(floor)}, nil
 		})
 		if err != nil {
 			return fmt.Errorf("real script, one caller: %w", err)
