@@ -4,13 +4,16 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"modulate/internal/api"
+	"modulate/internal/promise"
 )
 
 // A logging is what the flags of logs say.
@@ -31,7 +34,7 @@ func (a *app) logsCommand() *cobra.Command {
 		Long: `Show what a script wrote: its stdout on stdout, its stderr on stderr; with
 --stream only that one, on stdout. It is the output of the latest attempt, or of
 the one named; -f goes on with what is written, through further attempts, until
-the promise has ended.
+the promise has ended, and says on stderr why another attempt begins.
 
 --timestamps puts before each line when it reached this command, so with -f when
 it was written; what was there before has the time of the command's start.`,
@@ -58,6 +61,11 @@ func (l *logging) run(ctx context.Context, id string) error {
 		return err
 	}
 	defer svc.close()
+	return l.show(ctx, svc, id)
+}
+
+// show shows the output of id as svc has it.
+func (l *logging) show(ctx context.Context, svc *service, id string) error {
 	p, err := svc.client.Get(ctx, id, 0)
 	if err != nil {
 		return err
@@ -96,6 +104,7 @@ func logFailure(err error) error {
 // streams returns the streams to show, at their attempt.
 func (l *logging) streams(client *api.Client, p api.Promise) (all []*stream) {
 	attempt := max(l.attempt, 1)
+	turns := &turns{client: client, id: p.ID, say: l.line}
 	if l.attempt == 0 {
 		attempt = max(lastAttempt(p), 1)
 	}
@@ -111,7 +120,7 @@ func (l *logging) streams(client *api.Client, p api.Promise) (all []*stream) {
 		if l.stamps {
 			dst = &stamper{dst: dst, now: time.Now}
 		}
-		all = append(all, &stream{client: client, id: p.ID, name: name, say: l.line, attempt: attempt, dst: dst})
+		all = append(all, &stream{client: client, id: p.ID, name: name, say: l.line, turn: turns.after, attempt: attempt, dst: dst})
 	}
 	return all
 }
@@ -176,6 +185,53 @@ func (l *logging) goOn(ctx context.Context, svc *service, streams []*stream) err
 		}
 	}
 	return err
+}
+
+// turns says, once for all streams, why an attempt ended that another follows.
+type turns struct {
+	client *api.Client
+	id     string
+	say    func(text string)
+
+	mu   sync.Mutex
+	said uint32
+}
+
+// after is told that the attempt of that number has ended.
+func (t *turns) after(ctx context.Context, number uint32) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if number <= t.said {
+		return
+	}
+	p, err := t.client.Get(ctx, t.id, 0)
+	if err != nil || terminal(p) && number >= lastAttempt(p) {
+		return // the end of the command says it
+	}
+	t.said = number
+	for _, a := range p.Attempts {
+		if a.Number == number {
+			t.say(fmt.Sprintf("attempt %d %s; going on with attempt %d", number, attemptEnd(a), number+1))
+		}
+	}
+}
+
+// attemptEnd says how an attempt ended that is not the last.
+func attemptEnd(a api.Attempt) string {
+	switch cause := promise.Cause(a.Cause); cause {
+	case promise.CauseLost:
+		return "was lost: its worker " + a.Worker + " was not heard of any more"
+	case promise.CauseFrozen:
+		return "was lost: its worker " + a.Worker + " stood still past its lease"
+	case promise.CauseDrained:
+		return "was given back: its worker " + a.Worker + " stops"
+	case promise.CauseSpot:
+		return "was given back: the instance of its worker " + a.Worker + " is reclaimed"
+	case promise.CauseBadHost:
+		return "could not be run by its worker " + a.Worker
+	default:
+		return "ended: " + strings.ReplaceAll(a.Cause, "_", " ")
+	}
 }
 
 // A tail keeps the last lines of what is written to it.

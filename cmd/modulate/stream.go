@@ -23,8 +23,9 @@ type stream struct {
 	id     string
 	name   string // stdout or stderr
 	dst    io.Writer
-	say    func(text string) // told of bytes that cannot be had; may be nil
-	begin  func() error      // told before each attempt's first bytes, and of the last one that has none; may be nil
+	say    func(text string)             // told of bytes that cannot be had; may be nil
+	begin  func() error                  // told before each attempt's first bytes, and of the last one that has none; may be nil
+	turn   func(context.Context, uint32) // told of each attempt that has ended, before the next is read; may be nil
 
 	attempt uint32 // being read, from 1
 	offset  int64  // in it
@@ -59,7 +60,7 @@ func (s *stream) live(ctx context.Context) error {
 		case end && s.only:
 			return nil
 		case end:
-			s.next()
+			s.next(ctx)
 		}
 	}
 	return nil
@@ -85,7 +86,7 @@ func (s *stream) rest(ctx context.Context, p api.Promise) error {
 			return err
 		}
 		if end || s.offset == before {
-			s.next()
+			s.next(ctx)
 		}
 	}
 	return s.beginAt(last)
@@ -171,7 +172,10 @@ func (s *stream) beginAt(attempt uint32) error {
 	return nil
 }
 
-func (s *stream) next() {
+func (s *stream) next(ctx context.Context) {
+	if s.turn != nil {
+		s.turn(ctx, s.attempt)
+	}
 	s.attempt++
 	s.offset = 0
 }

@@ -148,6 +148,47 @@ func (f *faults) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // What gets no answer is asked again: no output is lost, and none comes twice.
+// Who follows is told why an attempt ended that another follows, once, and goes
+// on with that.
+func TestFollowingThroughAttempts(t *testing.T) {
+	for cause, want := range map[promise.Cause]string{
+		promise.CauseLost:    "attempt 1 was lost: its worker w was not heard of any more; going on with attempt 2",
+		promise.CauseDrained: "attempt 1 was given back: its worker w stops; going on with attempt 2",
+		promise.CauseExit:    "attempt 1 ended: exit; going on with attempt 2",
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, func(next http.RoundTripper) http.RoundTripper { return next })
+			if _, _, err := w.svc.client.Submit(t.Context(), call(), api.SubmitOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			rec := w.apply("job", promise.Claim{Worker: "w", ClaimID: promise.Nonce{1}})
+			if err := w.engine.Blobs.Put(t.Context(), blob.LogKey("job", 1, "stdout", 0), strings.NewReader("half"), 4, promise.Hash{}); err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan error)
+			go func() { done <- (&logging{app: w.app, follow: true, tail: -1}).show(t.Context(), w.svc, "job") }()
+			time.Sleep(time.Second)
+			switch cause {
+			case promise.CauseDrained:
+				w.apply("job", promise.Release{Version: 1, ClaimID: rec.Task.ClaimID, Cause: cause})
+			case promise.CauseExit:
+				w.apply("job", promise.Fulfil{Version: 1, ClaimID: rec.Task.ClaimID, Outcome: promise.Outcome{Cause: cause, ExitCode: 1}})
+			}
+			time.Sleep(time.Minute)
+			w.runs("job", []string{" 2 a\n", " 2 b\n"}, promise.Outcome{Cause: promise.CauseOK})
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+			if got := w.out.String(); got != "halfstdout 2 a\nstdout 2 b\n" {
+				t.Errorf("%s: stdout is %q", cause, got)
+			}
+			if got := w.err.String(); got != "modulate: "+want+"\nstderr 2 a\nstderr 2 b\n" {
+				t.Errorf("%s: stderr is %q", cause, got)
+			}
+		})
+	}
+}
+
 func TestOutputIsExactOverABrokenConnection(t *testing.T) {
 	for _, n := range []int64{1, 2, 3, 5} {
 		synctest.Test(t, func(t *testing.T) {
