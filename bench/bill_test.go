@@ -112,7 +112,7 @@ func newStage(t *testing.T, idle bool) *stage {
 	}
 	works := process()
 	w, err := worker.New(worker.Config{
-		Engine: works.Engine, Roster: works.Store, Audience: works.Store, Machine: "cpu", Slots: 1, Name: "w", Lease: cloud.Lease,
+		Engine: works.Engine, Roster: works.Store, Audience: works.Store, LogGap: cloud.LogGap, Machine: "cpu", Slots: 1, Name: "w", Lease: cloud.Lease,
 		Runner: script{}, Runtimes: map[string][]string{"python": {"python3"}},
 		AnnounceGap: time.Hour, // presence is billed to an idle worker
 	})

@@ -125,7 +125,7 @@ func (d daemon) serve(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, h.Close()) }()
 	w, err := worker.New(worker.Config{
-		Engine: s.engine, Roster: s.roster, Audience: s.heard, Machine: d.Machine, Slots: d.Slots, Name: d.Name,
+		Engine: s.engine, Roster: s.roster, Audience: s.heard, LogGap: s.logGap, Machine: d.Machine, Slots: d.Slots, Name: d.Name,
 		Runner: h.Runner, Runtimes: h.Runtimes, Environments: h.Environments, Devices: h.GPUs, API: s.api,
 		Spool: spool.Dir, Temp: h.Temp, Lease: s.lease, AnnounceGap: s.announceGap, Drain: d.Drain, Log: d.log,
 	})

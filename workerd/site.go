@@ -20,10 +20,11 @@ type site struct {
 	name   string // for people
 	engine *engine.Engine
 	roster store.Roster
-	heard  store.Audience // who follows whose output; nil: shipping it costs nothing
+	heard  store.Audience // who follows whose output
 	api    http.Handler   // for scripts that submit; nil: they cannot
 
 	lease       time.Duration // of calls that name none
+	logGap      time.Duration // for which output that nobody follows is held back; 0: what a worker does by itself
 	announceGap time.Duration // between announcements to the roster; 0: what a worker does by itself
 
 	spool  func(worker string) (*spool.Spool, error) // for outcomes that wait
@@ -40,7 +41,7 @@ func openDir(ctx context.Context, cfg Config, log *slog.Logger) (*site, error) {
 		return nil, err
 	}
 	s := &site{
-		name: "store " + cfg.Dir, engine: l.Engine, roster: l.Store, api: l.Handler(), lease: api.DefaultLease, spool: l.Spool,
+		name: "store " + cfg.Dir, engine: l.Engine, roster: l.Store, heard: l.Store, api: l.Handler(), lease: api.DefaultLease, spool: l.Spool,
 		host: func() hostReport { return hostReport{} }, beside: []func(context.Context){l.Maintain}, close: l.Close,
 	}
 	if !cfg.NoSweep {

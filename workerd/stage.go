@@ -49,7 +49,7 @@ func (d daemon) openStage(ctx context.Context) (*site, error) {
 		return nil, a.Explain(err)
 	}
 	s := &site{
-		name: "stage " + d.Stage + " in " + a.Config.Region, engine: c.Engine, roster: c.Store, heard: c.Store, lease: cloud.Lease, announceGap: store.PresenceEvery,
+		name: "stage " + d.Stage + " in " + a.Config.Region, engine: c.Engine, roster: c.Store, heard: c.Store, lease: cloud.Lease, logGap: cloud.LogGap, announceGap: store.PresenceEvery,
 		spool: func(worker string) (*spool.Spool, error) {
 			return spool.Open(filepath.Join(dir, c.Bucket), worker) // no two stages have one bucket
 		},

@@ -10,6 +10,7 @@
 //	out/<id>/<version>/artifact/<number>       an artifact, in the order of that array
 //	log/<id>/<version>/<stream>/<offset>       a chunk of stdout or stderr, 20 digits of offset;
 //	                                           chunks may overlap, with the same bytes
+//	log/<id>/<version>/<stream>/<offset>.new   one behind the stream's head, for who followed
 //	attempt/<id>/<number>                      an attempt that left its record, 10 digits of number
 //
 // Blobs are collected by age only, never by counting who names them.
@@ -124,10 +125,18 @@ func LogKey(id string, version uint64, stream string, offset int64) string {
 // prefix.
 func LogKeyAt(prefix string, offset int64) string { return fmt.Sprintf("%s%020d", prefix, offset) }
 
+// NewestKeyAt is the key of the chunk that starts at offset, behind the stream's
+// head, and was shipped to a follower. What is shipped at the end has keys of
+// its own, so that no key has two contents.
+func NewestKeyAt(prefix string, offset int64) string { return LogKeyAt(prefix, offset) + newestEnd }
+
+const newestEnd = ".new"
+
 // LogOffset is where the chunk with that key starts in its stream; -1: it is no
 // chunk's key.
 func LogOffset(key string) int64 {
-	offset, err := strconv.ParseInt(key[strings.LastIndexByte(key, '/')+1:], 10, 64)
+	name := strings.TrimSuffix(key[strings.LastIndexByte(key, '/')+1:], newestEnd)
+	offset, err := strconv.ParseInt(name, 10, 64)
 	if err != nil || offset < 0 {
 		return -1
 	}

@@ -39,6 +39,10 @@ const (
 	Lease     = 120 * time.Second // of a call that names none
 	MinLease  = 90 * time.Second
 	Retention = 30 * 24 * time.Hour // of a settled promise
+	// LogGap is how long output that nobody follows is held back: a put to S3
+	// costs as much as 80 questions whether somebody does
+	// (aws.amazon.com/s3/pricing, aws.amazon.com/dynamodb/pricing).
+	LogGap = 15 * time.Second
 )
 
 // blobRetention is how long blobs are kept, in the table as by the bucket's

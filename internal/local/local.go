@@ -104,7 +104,7 @@ func Open(ctx context.Context, cfg Config) (*Local, error) {
 	}
 	l.handler = l.join(protocol.New(door), api.Join(
 		dispatch.New(dispatch.Config{Engine: l.Engine, Roster: l.Store, Log: l.log}),
-		read.New(read.Config{Engine: l.Engine, Roster: l.Store, Log: l.log}),
+		read.New(read.Config{Engine: l.Engine, Roster: l.Store, Audience: l.Store, Log: l.log}),
 	))
 	return l, nil
 }

@@ -119,7 +119,7 @@ func (s *server) work(ctx context.Context) error {
 			return err
 		}
 		cfg := worker.Config{
-			Engine: s.Local.Engine, Roster: s.Local.Store, Machine: m.Name, Slots: m.Slots, Name: name,
+			Engine: s.Local.Engine, Roster: s.Local.Store, Audience: s.Local.Store, Machine: m.Name, Slots: m.Slots, Name: name,
 			Runner: s.Runner, Runtimes: s.Runtimes, Environments: s.Environments, API: s.Local.Handler(),
 			Spool: spool.Dir, Temp: s.Temp, Drain: s.Drain, Log: s.Log,
 		}

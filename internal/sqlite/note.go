@@ -13,6 +13,7 @@ type Kind byte
 const (
 	Promise    Kind = 'p' // the record of the promise Name changed; At: when it ended, 0 while it is pending
 	Machine    Kind = 'm' // a message of machine Name may be visible from At on
+	Followed   Kind = 'f' // the output of the promise Name is followed until At
 	Everything Kind = '*' // anything may have changed: notes were lost, or a peer is new
 	hello      Kind = 'h' // the process behind the socket Name is new
 )

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"modulate/internal/api"
 	"modulate/internal/promise"
 )
 
@@ -12,9 +13,10 @@ import (
 const lookTime = 2 * time.Second
 
 // An audience knows whether somebody follows a job's output. Both its streams
-// ask it, and it asks the store as seldom as it can: no more than once in
-// followedWait, and not while a note holds.
+// ask it, and it asks the store as seldom as it can: once in gap, and not while
+// a note holds.
 type audience struct {
+	gap time.Duration
 	ask func(ctx context.Context) (until promise.Time, err error)
 	now func() promise.Time
 
@@ -30,7 +32,7 @@ func (a *audience) follows(ctx context.Context) bool {
 	if a.now() < a.until {
 		return true
 	}
-	if !a.asked.IsZero() && time.Since(a.asked) < followedWait*9/10 { // of the other stream
+	if !a.asked.IsZero() && time.Since(a.asked) < a.gap*9/10 { // of the other stream
 		return false
 	}
 	a.asked = time.Now()
@@ -40,16 +42,32 @@ func (a *audience) follows(ctx context.Context) bool {
 	return a.now() < a.until
 }
 
-// listen returns the audience of j. nil: what is shipped costs nothing.
+// capture makes s the stream of j with that name, for that audience.
+func (j *job) capture(s *stream, name string, heard *audience) {
+	s.name, s.half, s.base = name, api.MaxLog/2, j.base
+	s.put, s.show = j.putChunk, j.putNewest
+	s.audience, s.soon, s.late = heard, chunkWait, j.w.cfg.LogGap
+	if s.late > 0 {
+		s.soon = billedWait
+	}
+}
+
+// listen returns the audience of j; nil: there is none.
 func (j *job) listen() *audience {
-	if j.w.cfg.Audience == nil {
+	w := j.w
+	if w.cfg.Audience == nil {
 		return nil
 	}
-	return &audience{now: j.w.engine.Time, ask: func(ctx context.Context) (until promise.Time, err error) {
-		err = j.w.store.call(ctx, lookTime, func(ctx context.Context) error {
-			until, err = j.w.cfg.Audience.Followed(ctx, j.id)
+	a := &audience{gap: chunkWait, now: w.engine.Time}
+	if w.cfg.LogGap > 0 {
+		a.gap = billedWait
+	}
+	a.ask = func(ctx context.Context) (until promise.Time, err error) {
+		err = w.store.call(ctx, lookTime, func(ctx context.Context) error {
+			until, err = w.cfg.Audience.Followed(ctx, j.id)
 			return err
 		})
 		return until, err
-	}}
+	}
+	return a
 }

@@ -14,25 +14,26 @@ const (
 	room       = 512                    // bytes of outputs that ride in the record
 	chunkReady = 64 << 10               // bytes that are shipped at once
 	chunkMost  = 1 << 20                // bytes of one chunk at most
+	newest     = 2 << 20                // bytes after the head that are shipped at a time
 	chunkWait  = 250 * time.Millisecond // how long fewer are held back
-	// The same where each chunk is billed: while somebody follows, and while
-	// nobody does. That is looked at as often as the first (a read of the table
-	// costs 1/80 of a put to S3: aws.amazon.com/dynamodb/pricing, s3/pricing).
-	followedWait   = time.Second
-	unfollowedWait = 15 * time.Second
+	billedWait = time.Second            // the same where each chunk is billed and somebody follows
 )
 
 // A stream takes in what a script writes to one of its outputs, exactly. The
 // head is shipped in chunks while the script runs; beyond it the last bytes
-// are kept in a ring, and shipped when the script has ended. A Write never
-// waits for the blobs: what they do not take yet is at most half, like the
-// ring. A stream that is short and over soon is not shipped at all.
+// are kept in a ring, and shipped when the script has ended. While somebody
+// follows, the newest of those are shipped too, a few each time. A Write never waits for the blobs: what they do not take yet is at
+// most half, like the ring. A stream that is short and over soon is not shipped
+// at all.
 type stream struct {
 	name     string
 	half     int             // bytes kept of its head, and of its tail
 	base     context.Context // of what is shipped while the script runs
 	put      putter
-	audience *audience // who follows it; nil: what is shipped costs nothing
+	show     putter        // keeps what a follower sees before its time
+	audience *audience     // who follows it; nil: nobody
+	soon     time.Duration // how long less than chunkReady is held back
+	late     time.Duration // the same where nobody follows; 0: soon
 
 	mu      sync.Mutex
 	size    int64     // bytes written
@@ -41,6 +42,7 @@ type stream struct {
 	head    []byte    // the bytes after those
 	waiting time.Time // since when there are any
 	trying  int       // of them, those in a chunk whose fate is not known: it stays as it is
+	live    int64     // up to where the bytes after the head were shipped, last
 	ring    []byte    // the bytes after the head; full, it is half long and begins at at
 	at      int
 
@@ -76,6 +78,15 @@ func (s *stream) Write(p []byte) (int, error) {
 // before the first Write.
 func (s *stream) resume(shipped int64) { s.shipped = min(shipped, int64(s.half)) }
 
+// cut says that n bytes more were written, behind a whole head, which nobody
+// has any more.
+func (s *stream) cut(n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.size += n
+	s.last, s.ring, s.at = nil, nil, 0
+}
+
 func (s *stream) remember(p []byte) {
 	if len(p) >= room {
 		s.last = append(s.last[:0], p[len(p)-room:]...)
@@ -103,16 +114,20 @@ func (s *stream) wrap(p []byte) {
 // arm sees to it that the head is shipped in time. s.mu is held.
 func (s *stream) arm() {
 	switch {
-	case s.closed || s.busy != nil || len(s.head) == 0:
+	case s.closed || s.busy != nil || len(s.head) == 0 && !s.beyond():
 	case s.vain.tries > 0:
 		s.wait(s.vain.next())
 	case len(s.head) >= chunkReady:
 		s.start()
-	case s.audience != nil:
-		s.wait(followedWait)
 	default:
-		s.wait(chunkWait)
+		s.wait(s.soon)
 	}
+}
+
+// beyond reports whether a follower has not seen all that came after the head.
+// s.mu is held.
+func (s *stream) beyond() bool {
+	return s.audience != nil && s.size > max(s.live, int64(s.half))
 }
 
 // wait ships the head after d, or when it was to be shipped already. s.mu is
@@ -125,7 +140,7 @@ func (s *stream) wait(d time.Duration) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.timer = nil
-		if !s.closed && s.busy == nil && len(s.head) > 0 {
+		if !s.closed && s.busy == nil {
 			s.start()
 		}
 	})
@@ -140,13 +155,16 @@ func (s *stream) start() {
 }
 
 // ship ships what there is of the head until little is left; nothing, where
-// that is little and can wait.
+// that is little and can wait. Then it ships the newest of what came after it.
 func (s *stream) ship(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var err error
 	for more := s.wanted(ctx); more && err == nil && !s.closed; more = len(s.head) >= chunkReady {
 		err = s.shipOne(ctx, s.put)
+	}
+	if err == nil && len(s.head) == 0 && s.beyond() && s.follows(ctx) {
+		err = s.shipNewest(ctx)
 	}
 	if err == nil {
 		s.vain = backoff{}
@@ -162,12 +180,48 @@ func (s *stream) ship(ctx context.Context) {
 // wanted reports whether the head is to be shipped now. s.mu is held, but not
 // while the audience is asked.
 func (s *stream) wanted(ctx context.Context) bool {
-	if s.audience == nil || s.trying > 0 || len(s.head) >= chunkReady || time.Since(s.waiting) >= unfollowedWait {
+	switch {
+	case len(s.head) == 0:
+		return false
+	case s.late == 0, s.trying > 0, len(s.head) >= chunkReady, time.Since(s.waiting) >= s.late:
 		return true
+	default:
+		return s.follows(ctx)
+	}
+}
+
+// follows asks the audience. s.mu is held, but not meanwhile.
+func (s *stream) follows(ctx context.Context) bool {
+	if s.audience == nil {
+		return false
 	}
 	s.mu.Unlock()
 	defer s.mu.Lock()
 	return s.audience.follows(ctx)
+}
+
+// shipNewest ships what came after the head and was not shipped yet, its last
+// newest bytes at the most. What does not arrive is not shipped again before the
+// end. s.mu is held, but not while the blobs are asked.
+func (s *stream) shipNewest(ctx context.Context) error {
+	s.live = max(s.live, int64(s.half), s.size-newest)
+	for end := s.size; s.live < end && !s.closed; {
+		from, n := s.live, int(min(chunkMost, end-s.live))
+		if s.size-from > int64(len(s.ring)) {
+			return nil // overwritten meanwhile
+		}
+		at := (s.at + len(s.ring) - int(s.size-from)) % len(s.ring)
+		chunk := make([]byte, n)
+		copy(chunk[copy(chunk, s.ring[at:]):], s.ring)
+		s.live += int64(n)
+		s.mu.Unlock()
+		err := s.show(ctx, s.name, from, chunk)
+		s.mu.Lock()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // shipOne ships the next chunk of the head. s.mu is held, but not while the

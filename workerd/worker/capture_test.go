@@ -61,7 +61,7 @@ func (s *sink) whole(size int64) (b []byte, missing int64) {
 
 func newStream(t *testing.T, half int) (*stream, *sink) {
 	s := &sink{t: t, chunks: map[int64][]byte{}}
-	return &stream{name: "stdout", half: half, base: t.Context(), put: s.put}, s
+	return &stream{name: "stdout", half: half, base: t.Context(), put: s.put, show: s.put, soon: chunkWait}, s
 }
 
 // noise is n bytes that repeat nowhere soon.
@@ -192,7 +192,8 @@ func inCrowd(t *testing.T, f func(st *stream, sink *sink, c *crowd)) {
 	synctest.Test(t, func(t *testing.T) {
 		st, sink := newStream(t, 1<<20)
 		c := &crowd{}
-		st.audience = &audience{ask: c.ask, now: timeNow}
+		st.audience = &audience{ask: c.ask, now: timeNow, gap: billedWait}
+		st.soon, st.late = billedWait, 15*time.Second
 		f(st, sink, c)
 		st.end()
 	})
@@ -271,12 +272,86 @@ func TestASilentAudience(t *testing.T) {
 		c.block = make(chan struct{})
 		began := time.Now()
 		st.Write([]byte("a line\n"))
-		time.Sleep(followedWait)
+		time.Sleep(billedWait)
 		synctest.Wait()
 		st.Write(noise(chunkReady))
 		st.end() // with the question still open
-		if took := time.Since(began); took > followedWait {
-			t.Errorf("the script waited for %s", took-followedWait)
+		if took := time.Since(began); took > billedWait {
+			t.Errorf("the script waited for %s", took-billedWait)
+		}
+	})
+}
+
+// Behind the head a follower gets the newest, a few each time; nobody else gets anything, and all keep the same head and tail.
+func TestTheNewestIsShippedToFollowers(t *testing.T) {
+	const half = 3 << 20
+	for name, c := range map[string]struct {
+		followed bool
+		second   int // bytes written in each
+		seen     func(total int) int
+	}{
+		"followed":   {true, 1_000_000, func(total int) int { return total }},
+		"flood":      {true, 8 << 20, func(total int) int { return half + newest*total/(8<<20) }},
+		"unfollowed": {false, 1_000_000, func(int) int { return half }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inCrowd(t, func(st *stream, sink *sink, crowd *crowd) {
+				st.half = half
+				if c.followed {
+					crowd.until = timeNow().Add(time.Hour)
+				}
+				all := noise(20 * c.second)
+				for rest := all; len(rest) > 0; {
+					n := min(c.second/10, len(rest))
+					st.Write(rest[:n])
+					rest = rest[n:]
+					time.Sleep(time.Second / 10)
+				}
+				time.Sleep(2 * time.Second)
+				synctest.Wait()
+				sink.mu.Lock()
+				got, missing := sink.whole(int64(len(all)))
+				sink.mu.Unlock()
+				if seen, want := len(all)-int(missing), c.seen(len(all)); seen < want-2*newest || seen > want+2*newest {
+					t.Errorf("%d bytes of %d were seen, want about %d", seen, len(all), want)
+				}
+				if name == "followed" && !bytes.Equal(got, all) {
+					t.Error("others were seen")
+				}
+				st.end()
+				if err := st.flush(t.Context(), sink.put); err != nil {
+					t.Fatal(err)
+				}
+				got, _ = sink.whole(int64(len(all)))
+				if !bytes.Equal(got[:half], all[:half]) || !bytes.Equal(got[len(all)-half:], all[len(all)-half:]) {
+					t.Error("head or tail is not what was written")
+				}
+			})
+		})
+	}
+}
+
+// A keeper that waited long for a worker has the head and the end, and knows how
+// much is missing.
+func TestStreamIsResumedBehindACut(t *testing.T) {
+	const half = 1 << 20
+	synctest.Test(t, func(t *testing.T) {
+		st, sink := newStream(t, half)
+		all := noise(5 * half)
+		st.Write(all[:half+5])
+		st.cut(3*half - 5)
+		st.Write(all[4*half:])
+		st.end()
+		rec := st.describe(room, false)
+		if err := st.flush(t.Context(), sink.put); err != nil {
+			t.Fatal(err)
+		}
+		got, missing := sink.whole(5 * half)
+		if missing != 3*half || rec.Size != 5*half || rec.Cut != 3*half || !bytes.HasSuffix(all, rec.Tail) || len(rec.Tail) != room {
+			t.Errorf("%d bytes are missing, size %d, cut %d, a tail of %d", missing, rec.Size, rec.Cut, len(rec.Tail))
+		}
+		if !bytes.Equal(got[:half], all[:half]) || !bytes.Equal(got[4*half:], all[4*half:]) {
+			t.Error("head or tail is not what was written")
 		}
 	})
 }

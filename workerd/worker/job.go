@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"modulate/internal/api"
 	"modulate/internal/promise"
 	"modulate/workerd/device"
 	"modulate/workerd/runner"
@@ -154,8 +153,8 @@ func (w *Worker) newJob(base context.Context, rec promise.Record, held time.Time
 	j.work, j.abandon = context.WithCancelCause(base)
 	j.script, j.kill = context.WithCancelCause(j.work)
 	heard := j.listen()
-	j.stdout = stream{name: "stdout", half: api.MaxLog / 2, base: base, put: j.putChunk, audience: heard}
-	j.stderr = stream{name: "stderr", half: api.MaxLog / 2, base: base, put: j.putChunk, audience: heard}
+	j.capture(&j.stdout, "stdout", heard)
+	j.capture(&j.stderr, "stderr", heard)
 	return j
 }
 

@@ -191,7 +191,7 @@ func (j *job) shipRest() {
 func (j *job) resumeOutput(ctx context.Context) error {
 	for _, s := range []*stream{&j.stdout, &j.stderr} {
 		err := j.w.blobs.again(ctx, patience{callTime, blobTime}, func(ctx context.Context) error {
-			chunks, err := j.w.engine.Blobs.List(ctx, blob.LogPrefix(j.id, j.version, s.name))
+			chunks, err := j.w.engine.Blobs.List(ctx, j.logPrefix(s.name))
 			if err == nil {
 				s.resume(blob.LogEnd(chunks))
 			}
@@ -206,19 +206,24 @@ func (j *job) resumeOutput(ctx context.Context) error {
 
 // putChunk keeps a chunk, in one try.
 func (j *job) putChunk(ctx context.Context, stream string, offset int64, chunk []byte) error {
-	return j.w.blobs.call(ctx, callTime, func(ctx context.Context) error {
-		return j.putOnce(ctx, stream, offset, chunk)
-	})
+	return j.w.blobs.call(ctx, callTime, j.keep(blob.LogKeyAt(j.logPrefix(stream), offset), chunk))
+}
+
+// putNewest keeps a chunk behind a stream's head for who follows, in one try.
+func (j *job) putNewest(ctx context.Context, stream string, offset int64, chunk []byte) error {
+	return j.w.blobs.call(ctx, callTime, j.keep(blob.NewestKeyAt(j.logPrefix(stream), offset), chunk))
 }
 
 // putFirm keeps a chunk, trying again for as long as a blob is worth it.
 func (j *job) putFirm(ctx context.Context, stream string, offset int64, chunk []byte) error {
-	return j.w.blobs.again(ctx, patience{callTime, blobTime}, func(ctx context.Context) error {
-		return j.putOnce(ctx, stream, offset, chunk)
-	})
+	return j.w.blobs.again(ctx, patience{callTime, blobTime}, j.keep(blob.LogKeyAt(j.logPrefix(stream), offset), chunk))
 }
 
-func (j *job) putOnce(ctx context.Context, stream string, offset int64, chunk []byte) error {
-	key := blob.LogKey(j.id, j.version, stream, offset)
-	return j.w.engine.Blobs.Put(ctx, key, bytes.NewReader(chunk), int64(len(chunk)), promise.Hash{})
+func (j *job) logPrefix(stream string) string { return blob.LogPrefix(j.id, j.version, stream) }
+
+// keep puts a chunk under key.
+func (j *job) keep(key string, chunk []byte) func(context.Context) error {
+	return func(ctx context.Context) error {
+		return j.w.engine.Blobs.Put(ctx, key, bytes.NewReader(chunk), int64(len(chunk)), promise.Hash{})
+	}
 }

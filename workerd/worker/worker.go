@@ -49,10 +49,12 @@ type Config struct {
 	// AnnounceGap is the least time between two announcements, a minute at
 	// most: where each is billed, a minute. 3 s when 0.
 	AnnounceGap time.Duration
-	// Audience knows who follows whose output, where each piece that is shipped
-	// is billed: it then comes within a second of its writing to a follower, and
-	// else every 15 s or 64 KB. nil: within 250 ms to everybody.
+	// Audience knows who follows whose output; nil: nobody does.
 	Audience store.Audience
+	// LogGap is, where each piece of output that is shipped is billed, how long
+	// less than 64 KB is held back while nobody follows; what is followed then
+	// for a second. 0: all of it for 250 ms.
+	LogGap time.Duration
 
 	Machine string // whose queue Run receives from
 	Slots   int    // attempts at once under Run; 1 when 0

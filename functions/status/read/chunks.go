@@ -23,10 +23,11 @@ func (rd *reader) stored(ctx context.Context, prefix string, q logQuery, running
 	if err != nil {
 		return part{}, fmt.Errorf("listing %s: %w", prefix, err)
 	}
+	p, err := rd.readChunks(ctx, chunks, q.offset)
 	if running {
-		rd.edges.set(prefix, blob.LogEnd(chunks))
+		rd.edges.set(prefix, p.size)
 	}
-	return rd.readChunks(ctx, chunks, q.offset)
+	return p, err
 }
 
 // added reads up to a page from offset on of the chunks that follow the one
@@ -35,6 +36,9 @@ func (rd *reader) added(ctx context.Context, prefix string, edge, offset int64) 
 	p := part{offset: offset, next: offset}
 	for {
 		key := blob.LogKeyAt(prefix, edge)
+		if edge >= api.MaxLog/2 {
+			key = blob.NewestKeyAt(prefix, edge)
+		}
 		body, err := rd.readChunk(ctx, key, 0, api.MaxLogPage+1)
 		if errors.Is(err, blob.ErrNotFound) {
 			err = nil

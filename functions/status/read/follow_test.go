@@ -105,6 +105,42 @@ func TestFollowingFindsWhatIsNamedOtherwise(t *testing.T) {
 	})
 }
 
+// Behind the head a worker ships what is followed, from anywhere on: it is found
+// by a look at all that there is, and what follows it by its name.
+func TestFollowingBehindTheHead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		blobs := &counted{Blobs: w.blobs}
+		w.engine.Blobs = blobs
+		w.open(Config{LogPoll: time.Second})
+		w.create("x")
+		w.claim("x")
+		const head = api.MaxLog / 2
+		newest := func(offset int64, body string) {
+			w.put(blob.NewestKeyAt(blob.LogPrefix("x", 1, "stdout"), offset), body)
+		}
+		w.chunk(1, "stdout", head-4, "head")
+		time.AfterFunc(2*time.Second, func() { newest(head+100, "new") })
+		began := time.Now()
+		if got := w.log(fmt.Sprint("?attempt=1&offset=", head), "Prefer", "wait=10"); got != fmt.Sprintf("new@%d-%d/%d #1", head+100, head+103, head+103) {
+			t.Errorf("the first: %q", got)
+		}
+		if took := time.Since(began); took > beyondHead*time.Second+100*time.Millisecond {
+			t.Errorf("the first came after %s", took)
+		}
+		lists := blobs.lists
+		time.AfterFunc(500*time.Millisecond, func() { newest(head+103, "er") })
+		if got := w.log(fmt.Sprint("?attempt=1&offset=", head+103), "Prefer", "wait=10"); got != fmt.Sprintf("er@%d-%d/%d #1", head+103, head+105, head+105) {
+			t.Errorf("the next: %q", got)
+		}
+		if blobs.lists != lists {
+			t.Errorf("%d lists for what its name tells", blobs.lists-lists)
+		}
+		w.chunk(1, "stdout", head+101, "ewer") // at the end, under a name of its own
+		w.logs(map[string]string{fmt.Sprint("?offset=", head+100): fmt.Sprintf("newer@%d-%d/%d #1", head+100, head+105, head+105)})
+	})
+}
+
 // What came by its name ends a page where a chunk ends.
 func TestFollowingPages(t *testing.T) {
 	w := newWorld(t)

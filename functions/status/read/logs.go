@@ -105,6 +105,10 @@ func parseLogQuery(v url.Values) (q logQuery, err error) {
 	return q, nil
 }
 
+// beyondHead is how many looks behind the head of a stream are one at all that
+// there is.
+const beyondHead = 4
+
 // follow looks again until there is something to give out, or the wait is
 // over. It looks at the record when that changes, and at the blobs, which tell
 // nobody, again and again.
@@ -113,7 +117,7 @@ func (rd *reader) follow(r *api.Request, watch *engine.Waiter, rec promise.Recor
 	defer cancel()
 	poll := time.NewTicker(rd.logPoll)
 	defer poll.Stop()
-	for {
+	for looks := 1; ; looks++ {
 		stale := watch.Changed() == nil
 		var over bool
 		select {
@@ -131,7 +135,9 @@ func (rd *reader) follow(r *api.Request, watch *engine.Waiter, rec promise.Recor
 			rd.notes.follow(r.Context(), rd.Engine, rec.ID)
 		}
 		// The wait is over, the request is not: a last look, at all that there is.
-		q.whole = over
+		// Behind the head of a stream a worker ships what is followed only, so that
+		// what comes next may start anywhere.
+		q.whole = over || q.offset >= api.MaxLog/2 && looks%beyondHead == 0
 		if stale || over {
 			next, err := rd.Engine.Get(r.Context(), rec.ID)
 			if err != nil {

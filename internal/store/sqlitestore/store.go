@@ -12,10 +12,12 @@ import (
 	"modulate/internal/store"
 )
 
-// Store is a [store.Store], [store.Watcher] and [store.Roster] over a file.
+// Store is a [store.Store], [store.Watcher], [store.Roster] and [store.Audience]
+// over a file.
 type Store struct {
 	store.Watches
-	db *sqlite.DB
+	db       *sqlite.DB
+	followed followed
 }
 
 var (
@@ -23,6 +25,7 @@ var (
 	_ store.Watcher = (*Store)(nil)
 	_ store.Roster  = (*Store)(nil)
 
+	_ store.Audience = (*Store)(nil)
 	_ store.Searcher = (*Store)(nil)
 )
 
@@ -38,6 +41,8 @@ func (s *Store) hear(n sqlite.Note, _ bool) {
 	switch n.Kind {
 	case sqlite.Promise:
 		s.Changed(n.Name, n.At != 0)
+	case sqlite.Followed:
+		s.followed.note(n.Name, promise.Time(n.At))
 	case sqlite.Everything:
 		s.AllChanged()
 	}
