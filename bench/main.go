@@ -56,7 +56,7 @@ const rounds = 5
 // figures measures and prints all but the large store.
 func figures(ctx context.Context, w io.Writer) error {
 	for _, measure := range []func(context.Context, io.Writer) error{
-		noopOne, noopMany, scriptOne, scriptMany, idle,
+		noopOne, noopMany, scriptOne, scriptMany, followed, idle,
 	} {
 		if err := measure(ctx, w); err != nil {
 			return err
