@@ -78,12 +78,12 @@ func (s *stream) Write(p []byte) (int, error) {
 // before the first Write.
 func (s *stream) resume(shipped int64) { s.shipped = min(shipped, int64(s.half)) }
 
-// cut says that n bytes more were written, behind a whole head, which nobody
-// has any more.
-func (s *stream) cut(n int64) {
+// Skip says that nobody has any more what was written, behind a whole head, before
+// offset to: it is what a keeper calls that waited long for a worker.
+func (s *stream) Skip(to int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.size += n
+	s.size = to
 	s.last, s.ring, s.at = nil, nil, 0
 }
 
