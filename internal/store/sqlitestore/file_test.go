@@ -42,6 +42,25 @@ func TestTwoHandlesAreOneStore(t *testing.T) {
 	}
 }
 
+// Who follows is known to the worker of another process, and costs no write.
+func TestTwoHandlesHaveOneAudience(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	a, _ := openAt(t, path)
+	b, _ := openAt(t, path)
+	for end := time.Now().Add(patience); ; { // a note may be lost
+		if err := a.Follow(t.Context(), "x", 7_000); err != nil {
+			t.Fatal(err)
+		}
+		until, err := b.Followed(t.Context(), "x")
+		if err != nil || time.Now().After(end) {
+			t.Fatalf("the other handle heard nothing: %d, %v", until, err)
+		}
+		if until == 7_000 {
+			return
+		}
+	}
+}
+
 func TestTwoHandlesAreLinearizable(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "store.db")
 	a, _ := openAt(t, path)
