@@ -2,33 +2,20 @@ package hostile
 
 import (
 	"bytes"
-	"context"
-	"crypto/sha256"
-	"encoding/json"
 	"fmt"
-	"io"
-	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
-	"modulate/internal/api"
-	"modulate/internal/blob"
-	"modulate/internal/engine"
 	"modulate/internal/promise"
-	"modulate/internal/queue"
-	"modulate/internal/store"
 	"modulate/workerd/host"
+	"modulate/workerd/keeper"
 	"modulate/workerd/runner"
 	"modulate/workerd/sandbox"
-	"modulate/workerd/worker"
 )
 
 // hidden is what no script may ever get to see: it stands in files and in the
@@ -39,8 +26,8 @@ const hidden = "canary-5f0c9d41"
 const within = 10 * time.Second
 
 func TestMain(m *testing.M) {
-	if os.Args[0] == keeperName {
-		os.Exit(keep())
+	if keeper.Called(os.Args) {
+		os.Exit(keeper.Main())
 	}
 	os.Exit(m.Run())
 }
@@ -69,6 +56,9 @@ def denied(what, *args):
     if got >= 0 or err != errno.EPERM: breach(f"{what}: {got}, {errno.errorcode.get(err)}")
 `
 
+// text is the whole script.
+func (a attack) text() string { return strings.Replace(prelude, "NAME", processName(), 1) + a.script }
+
 // timeout is that of every attack: those that never end are to end by it.
 const timeout = 3 * time.Second
 
@@ -76,6 +66,14 @@ func TestHostileScripts(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes a minute")
 	}
+	before := held(t)
+	t.Cleanup(func() { // after the last script's machine is closed
+		for what, n := range held(t) {
+			if n != before[what] {
+				t.Errorf("%d %s, and %d before", n, what, before[what])
+			}
+		}
+	})
 	signal := t.TempDir()
 	c := boxed(t, host.Machine{
 		Slot:    host.Slot{Memory: 128 << 20, CPU: 1, PIDs: 64, Scratch: 32 << 20},
@@ -104,7 +102,7 @@ func TestHostileScripts(t *testing.T) {
 // suffer runs an attack and looks at what came of it.
 func (y *yard) suffer(a attack) {
 	began := time.Now()
-	rec, seen := y.run(strings.Map(idRune, a.name), strings.Replace(prelude, "NAME", processName(), 1)+a.script, timeout)
+	rec, seen := y.run(strings.Map(idRune, a.name), a.text(), timeout)
 	if took := time.Since(began); took > within {
 		y.t.Errorf("contained after %v, later than %v", took, within)
 	}
@@ -139,192 +137,6 @@ func idRune(r rune) rune {
 	return '-'
 }
 
-// A yard is where scripts run: a worker over memory ports, and the canaries
-// around it.
-type yard struct {
-	t        *testing.T
-	engine   *engine.Engine
-	blobs    *blob.Memory
-	worker   *worker.Worker
-	secret   string        // a file of the host
-	heard    *atomic.Int32 // connections to the host's listeners
-	port     int           // of one of them
-	hostname string
-}
-
-// newYard opens one.
-func newYard(t *testing.T, m machine) *yard {
-	t.Helper()
-	y := &yard{t: t, blobs: blob.NewMemory(), secret: filepath.Join(t.TempDir(), "secret"), heard: &atomic.Int32{}}
-	y.engine = &engine.Engine{Store: store.NewMemory(), Queue: queue.NewMemory("cpu"), Blobs: y.blobs}
-	var err error
-	if y.worker, err = worker.New(worker.Config{Engine: y.engine, Name: "w", Runner: m.runner, Runtimes: m.runtimes, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}); err != nil {
-		t.Fatal(err)
-	}
-	if y.hostname, err = os.Hostname(); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(y.secret, []byte(hidden), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	for _, at := range [][2]string{{"tcp", "127.0.0.1:0"}, {"unix", "@" + hidden}} {
-		l, err := net.Listen(at[0], at[1])
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { l.Close() })
-		if a, ok := l.Addr().(*net.TCPAddr); ok {
-			y.port = a.Port
-		}
-		go y.listen(l)
-	}
-	return y
-}
-
-// listen gives the canary to whoever comes.
-func (y *yard) listen(l net.Listener) {
-	for {
-		conn, err := l.Accept()
-		if err != nil {
-			return // it was closed
-		}
-		y.heard.Add(1)
-		io.WriteString(conn, hidden)
-		conn.Close()
-	}
-}
-
-// run submits a script and returns what came of it, and all that was kept of
-// it.
-func (y *yard) run(id, script string, timeout time.Duration) (promise.Record, string) {
-	y.t.Helper()
-	ctx, cancel := context.WithTimeout(y.t.Context(), timeout+2*within)
-	defer cancel()
-	sum := promise.Hash(sha256.Sum256([]byte(script)))
-	if err := y.blobs.Put(ctx, blob.ContentKey(sum), strings.NewReader(script), int64(len(script)), sum); err != nil {
-		y.t.Fatal(err)
-	}
-	_, err := y.engine.Create(ctx, promise.Record{
-		ID: id, Owner: "local", Machine: "cpu", DeadlineAt: y.engine.Time().Add(time.Hour),
-		Call: promise.Call{
-			Name: "script.py", Runtime: "python", Script: sum, Timeout: timeout, Lease: 10 * time.Minute,
-			Input: promise.Input{Env: map[string]string{"SECRET": y.secret, "PORT": strconv.Itoa(y.port)}},
-		},
-	}, nil)
-	if err != nil {
-		y.t.Fatal(err)
-	}
-	rec, err := y.worker.Execute(ctx, id)
-	if err != nil {
-		y.t.Fatal(err)
-	}
-	return rec, y.kept(rec)
-}
-
-// kept is all that was kept of a script.
-func (y *yard) kept(rec promise.Record) string {
-	y.t.Helper()
-	var all bytes.Buffer
-	for _, b := range [][]byte{rec.Outcome.Stdout.Tail, rec.Outcome.Stderr.Tail, rec.Outcome.Result.Inline, rec.Outcome.Artifacts.Inline} {
-		all.Write(b)
-	}
-	for _, of := range []string{"log/", "out/"} {
-		list, err := y.blobs.List(y.t.Context(), of+rec.ID+"/")
-		if err != nil {
-			y.t.Fatal(err)
-		}
-		for _, info := range list {
-			all.Write(y.blob(info.Key))
-		}
-	}
-	return all.String()
-}
-
-func (y *yard) blob(key string) []byte {
-	y.t.Helper()
-	src, err := y.blobs.Get(y.t.Context(), key, 0)
-	if err != nil {
-		y.t.Fatal(err)
-	}
-	defer src.Close()
-	b, err := io.ReadAll(src)
-	if err != nil {
-		y.t.Fatal(err)
-	}
-	return b
-}
-
-// wantArtifacts checks which files have become artifacts.
-func (y *yard) wantArtifacts(rec promise.Record, names ...string) {
-	y.t.Helper()
-	list := rec.Outcome.Artifacts.Inline
-	if len(list) == 0 && rec.Outcome.Artifacts.Size > 0 {
-		list = y.blob(blob.ArtifactsKey(rec.ID, rec.Outcome.Version))
-	}
-	var all []api.Artifact
-	if err := json.Unmarshal(list, &all); err != nil {
-		y.t.Errorf("no artifacts (%v); %+v", err, rec.Outcome.Error)
-	}
-	var got []string
-	for _, a := range all {
-		got = append(got, a.Name)
-	}
-	if fmt.Sprint(got) != fmt.Sprint(names) {
-		y.t.Errorf("artifacts are %q, want %q", got, names)
-	}
-}
-
-// survivors are the processes that an attack has left. Each attack names its
-// process, and a child has its parent's name.
-func (y *yard) survivors() (left []string) {
-	y.t.Helper()
-	all, err := filepath.Glob("/proc/[0-9]*/comm")
-	if err != nil || len(all) == 0 {
-		y.t.Fatalf("no processes are seen: %v", err)
-	}
-	for _, name := range all {
-		if comm, err := os.ReadFile(name); err == nil && strings.TrimSpace(string(comm)) == processName() {
-			left = append(left, name)
-		}
-	}
-	return left
-}
-
-// processName is that of every attack of this process.
-func processName() string { return fmt.Sprintf("hostile-%d", os.Getpid()) }
-
-// neighbour runs a script beside the attacks, until there is a file stop in
-// dir. What is returned waits for its end, and looks whether it was disturbed.
-func (y *yard) neighbour(dir string) (wait func()) {
-	const script = `
-import os, time
-last, longest = time.monotonic(), 0
-while not os.path.exists("/signal/stop"):
-    open("mine", "a").write("x")
-    time.sleep(0.02)
-    now = time.monotonic()
-    last, longest = now, max(longest, now - last)
-size = os.stat("mine").st_size
-print(size > 0 and open("mine").read() == "x" * size, longest < 3, longest)
-`
-	type end struct {
-		rec  promise.Record
-		seen string
-	}
-	ended := make(chan end, 1)
-	go func() {
-		rec, seen := y.run("neighbour", script, 10*time.Minute)
-		ended <- end{rec, seen}
-	}()
-	return func() {
-		e := <-ended
-		if e.rec.Outcome.Cause != promise.CauseOK || !strings.HasPrefix(e.seen, "True True") {
-			y.t.Errorf("the neighbour was disturbed: %s, %q", e.rec.Outcome.Cause, e.seen)
-		}
-		y.t.Logf("the neighbour: %s", e.seen)
-	}
-}
-
 // A machine is what scripts run on.
 type machine struct {
 	runner   runner.Runner
@@ -341,5 +153,40 @@ func boxed(t *testing.T, m host.Machine) machine {
 	if plan.Sandbox.Level != sandbox.Bwrap || plan.Missing != "" {
 		t.Fatalf("this machine contains scripts by %s: %s", plan.Sandbox.Level, plan.Missing)
 	}
-	return machine{contained{plan.Sandbox}, plan.Runtimes}
+	k, err := runner.OpenKept(runner.KeptConfig{
+		Dir: t.TempDir(), Spool: t.TempDir(), Program: "/proc/self/exe", Machine: "cpu",
+		Box: &runner.BoxConfig{Sandbox: plan.Sandbox, Cgroups: true, Park: plan.Runtimes["python"]},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := k.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return machine{k, plan.Runtimes}
+}
+
+// held counts what this process and its host hold for scripts.
+func held(t *testing.T) map[string]int {
+	t.Helper()
+	count := func(pattern string) int {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(found)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	children, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/children", os.Getpid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return map[string]int{
+		"descriptors": count("/proc/self/fd/*"), "mounts": bytes.Count(mounts, []byte("\n")), "children": len(strings.Fields(string(children))),
+	}
 }

@@ -51,9 +51,11 @@ func rules(resolvers []netip.Addr) string {
 		}
 		fmt.Fprintf(&b, "\t\t%s daddr %s meta l4proto { tcp, udp } th dport 53 accept\n", family, r)
 	}
-	fmt.Fprintf(&b, "\t\tip daddr { %s } reject\n", strings.Join(v4, ", "))
-	fmt.Fprintf(&b, "\t\tip6 daddr { %s } reject\n", strings.Join(v6, ", "))
-	b.WriteString("\t\tfib daddr type { local, broadcast, multicast, anycast } reject\n\t}\n}\n")
+	fmt.Fprintf(&b, "\t\tip daddr { %s } goto refuse\n", strings.Join(v4, ", "))
+	fmt.Fprintf(&b, "\t\tip6 daddr { %s } goto refuse\n", strings.Join(v6, ", "))
+	b.WriteString("\t\tfib daddr type { local, broadcast, multicast, anycast } goto refuse\n\t}\n")
+	// Without the reset, who connects tries again for a second.
+	b.WriteString("\tchain refuse {\n\t\tmeta l4proto tcp reject with tcp reset\n\t\treject\n\t}\n}\n")
 	return b.String()
 }
 
