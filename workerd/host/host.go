@@ -6,6 +6,7 @@ package host
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -34,7 +35,8 @@ type Plan struct {
 }
 
 // Plan finds out what this machine can do, and what of that contains the
-// scripts of m where slots of them run at once. ErrLacking.
+// scripts of m where slots of them run at once. Where they have the network, it
+// makes the rules that keep them from private addresses. ErrLacking.
 func (m Machine) Plan(slots int) (Plan, error) {
 	p := Plan{Runtimes: runner.Runtimes(m.Runtimes)}
 	if m.Sandbox.Level == sandbox.None {
@@ -54,6 +56,11 @@ func (m Machine) Plan(slots int) (Plan, error) {
 	if !r.Groups.OK {
 		p.Missing = r.Groups.Text
 		p.Sandbox.Limits = sandbox.Limits{Scratch: p.Sandbox.Limits.Scratch}
+	}
+	if p.Sandbox.Egress {
+		if err := sandbox.Egress(context.Background()); err != nil {
+			return Plan{}, fmt.Errorf("%w: %w", ErrLacking, err)
+		}
 	}
 	p.Sandbox.Prefixes, p.Runtimes = prefixes(p.Runtimes)
 	p.Sandbox.CLI = findCLI()

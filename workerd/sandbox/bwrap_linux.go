@@ -51,6 +51,11 @@ func (c Config) Command(s Start) (_ *Command, err error) {
 	if len(s.Command) == 0 || !path.IsAbs(s.Command[0]) {
 		return nil, fmt.Errorf("starting a sandbox: %q is no absolute path", s.Command)
 	}
+	if c.Egress {
+		if err := holdEgress(); err != nil {
+			return nil, fmt.Errorf("starting a sandbox: %w", err)
+		}
+	}
 	bwrap, err := look("bwrap")
 	if err != nil {
 		return nil, fmt.Errorf("starting a sandbox: %w", err)

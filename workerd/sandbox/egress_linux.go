@@ -74,7 +74,8 @@ func resolvers(conf string) (all []netip.Addr) {
 }
 
 // Egress makes the rules for scripts that have the network, or makes them
-// anew: who empties the host's ruleset takes them away.
+// anew, for the resolvers that the host has now. Who empties the host's ruleset
+// takes them away; the next sandbox that starts makes them again.
 func Egress(ctx context.Context) error {
 	if os.Geteuid() != 0 {
 		return errors.New("egress: only root can keep scripts from private addresses: run as root, or leave sandbox.egress out")
@@ -86,9 +87,15 @@ func Egress(ctx context.Context) error {
 	return nft(ctx, rules(resolvers(string(conf))), "-f", "-")
 }
 
-// EgressHolds reports whether the rules are there.
-func EgressHolds(ctx context.Context) error {
-	return nft(ctx, "", "list", "chain", "inet", egressTable, "job")
+// holdEgress makes the rules where they are not there. It comes before each
+// sandbox that has the network.
+func holdEgress() error {
+	ctx, cancel := context.WithTimeout(context.Background(), probeTime)
+	defer cancel()
+	if nft(ctx, "", "list", "chain", "inet", egressTable, "job") == nil {
+		return nil
+	}
+	return Egress(ctx)
 }
 
 func nft(ctx context.Context, input string, args ...string) error {

@@ -35,8 +35,7 @@ func (*Group) CPU() (time.Duration, error)     { return 0, errLinux }
 func (*Group) Close() error                    { return errLinux }
 func SweepGroups() error                       { return nil }
 
-func Egress(context.Context) error      { return errLinux }
-func EgressHolds(context.Context) error { return errLinux }
+func Egress(context.Context) error { return errLinux }
 
 // Probe finds that there is nothing.
 func Probe() Report {
