@@ -2,9 +2,11 @@ package host
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"modulate/workerd/uv"
 )
@@ -21,6 +23,11 @@ func (u UV) check() error {
 	for name, path := range map[string]string{"path": u.Path, "cache": u.Cache} {
 		if path != "" && !filepath.IsAbs(path) {
 			return errors.New("uv." + name + " is no absolute path: " + path)
+		}
+	}
+	for _, own := range []string{"/tmp/", "/var/tmp/"} {
+		if strings.HasPrefix(u.Cache, own) {
+			return fmt.Errorf("uv.cache %s lies below %s, of which each sandbox has its own", u.Cache, own)
 		}
 	}
 	return nil

@@ -39,6 +39,7 @@ func TestMachineSaysWhatIsWrong(t *testing.T) {
 		"[[sandbox.mounts]]\nsource = '/root'\ntarget = '/run'":     "/run/modulate is the sandbox's own",
 		"[gpus]\nlend = 'all'":                                      `gpus.lend "all": want each, shared or none`,
 		"[uv]\ncache = 'here'":                                      "uv.cache is no absolute path: here",
+		"[uv]\ncache = '/tmp/uv'":                                   "each sandbox has its own",
 		"[uv]\nsize = '1GB'":                                        `"1GB" is no size`,
 		"[sandbox]\ndevices = ['/etc/passwd']":                      `"/etc/passwd" is no device here`,
 		"[sandbox]\ndevices = ['/dev/../dev/null']":                 "is no device here",
