@@ -27,6 +27,8 @@ func (h health) metrics(w http.ResponseWriter, _ *http.Request) {
 	}
 	p.gauge("devices", "GPUs that are lent to scripts", float64(r.Devices.Devices))
 	p.gauge("quarantined_devices", "GPUs that were not empty after a script, and are lent to nobody", float64(len(r.Devices.Quarantined)))
+	p.gauge("idle_keepers", "Keepers that wait for a script", float64(r.Pool.Keepers))
+	p.gauge("ready_sandboxes", "Sandboxes in which an interpreter waits for a script", float64(r.Pool.Sandboxes))
 	byCause := make(map[string]uint64)
 	for cause, n := range r.Attempts {
 		byCause[fmt.Sprintf("{cause=%q}", cause)] = n
@@ -35,6 +37,7 @@ func (h health) metrics(w http.ResponseWriter, _ *http.Request) {
 	p.counter("received_messages_total", "Messages that were received", map[string]uint64{"": r.Received})
 	p.counter("claims_total", "Tasks that were claimed for a message", map[string]uint64{"": r.Claimed})
 	p.counter("extensions_total", "Extensions of a lease that the store has taken", map[string]uint64{"": r.Extended})
+	p.counter("cold_starts_total", "Scripts for which nothing was ready", map[string]uint64{"": r.Pool.Cold})
 	p.counter("unproven_extensions_total", "Extensions of a lease that got no answer", map[string]uint64{"": r.Unproven})
 	p.histogram("queue_wait_seconds", "From a message's sending to the claim of its task", r.QueueWait)
 	p.histogram("start_latency_seconds", "From a message's arrival to the start of its script", r.StartLatency)

@@ -178,3 +178,30 @@ sys.exit(3)`, func(j *runner.Job) {
 	good(t, next.in(t, job(python, "pass")))
 	next.end(t)
 }
+
+// What is ready is told, and each script for which it was not is counted once.
+func TestPool(t *testing.T) {
+	d := boxed(t, nil, ample)
+	cold := uint64(0)
+	for _, step := range []struct {
+		command string
+		ready   bool
+	}{{python, true}, {"/bin/sh", false}, {python, true}} {
+		late := time.After(time.Minute)
+		for tick := time.Tick(time.Millisecond); d.Pool().Sandboxes == 0; { // one is being made
+			select {
+			case <-tick:
+			case <-late:
+				t.Fatal("none is ever ready")
+			}
+		}
+		good(t, d.in(t, job(step.command, "")))
+		if !step.ready {
+			cold++
+		}
+		if r := d.Pool(); r.Cold != cold || r.Keepers != 1 {
+			t.Errorf("after %s: %+v, want %d cold starts and a keeper", step.command, r, cold)
+		}
+	}
+	d.end(t)
+}

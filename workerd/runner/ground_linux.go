@@ -133,11 +133,16 @@ func (k *Kept) settle(c *keeper.Client, job Job) (ground, error) {
 		dir, err := k.spares.take(k.cfg.Dir)
 		return hostGround{dir, k}, err
 	}
+	ready := c.HasCell()
 	cell, err := c.Cell()
 	if err != nil {
 		return nil, err
 	}
-	if cell.Parked && slices.Equal(job.Command, k.cfg.Box.Park) && len(job.Devices) == 0 {
+	fits := cell.Parked && slices.Equal(job.Command, k.cfg.Box.Park) && len(job.Devices) == 0
+	if !ready || !fits {
+		k.pool.cold.Add(1)
+	}
+	if fits {
 		return boxGround{cell, c}, nil
 	}
 	cell.Close()

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"modulate/workerd/keeper"
 )
@@ -23,6 +24,8 @@ type pool struct {
 	hold    *os.File
 	box     *keeper.Box // nil: there are no sandboxes
 	ahead   int
+
+	cold atomic.Uint64 // jobs for which nothing was ready
 
 	mu      sync.Mutex
 	idle    []*keeper.Client
@@ -85,6 +88,9 @@ func (p *pool) take() (*keeper.Client, error) {
 		n := p.best()
 		if n < 0 {
 			p.mu.Unlock()
+			if p.box == nil { // else it is counted by its sandbox
+				p.cold.Add(1)
+			}
 			return p.start()
 		}
 		c := p.idle[n]

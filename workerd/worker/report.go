@@ -9,6 +9,7 @@ import (
 	"modulate/internal/promise"
 	"modulate/internal/queue"
 	"modulate/workerd/device"
+	"modulate/workerd/runner"
 )
 
 // A Report is how a worker is doing, for those who watch over it.
@@ -32,6 +33,7 @@ type Report struct {
 	LastReceive time.Time
 
 	Devices device.Report
+	Pool    runner.PoolReport // zero: its runner starts nothing ahead
 
 	// Troubles says why the worker does not do its work; empty: it does.
 	Troubles []string
@@ -113,6 +115,9 @@ func (t *tally) drains() {
 func (w *Worker) Report() Report {
 	r := Report{
 		Slots: w.cfg.Slots, Running: int(w.running.Load()), Kept: len(w.spool.waiting()), Devices: w.cfg.Devices.Report(),
+	}
+	if p, ok := w.cfg.Runner.(runner.Pooled); ok {
+		r.Pool = p.Pool()
 	}
 	if r.Devices.None {
 		r.Troubles = append(r.Troubles, "no device can be lent: "+strings.Join(r.Devices.Quarantined, "; "))
