@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/BurntSushi/toml"
 )
@@ -121,7 +122,11 @@ func (m metadata) text() string {
 		fmt.Fprintf(&b, "#   %q,\n", d)
 	}
 	b.WriteString("# ]\n")
-	if newest, ok := m.Tool.UV["exclude-newer"]; ok {
+	switch newest := m.Tool.UV["exclude-newer"].(type) {
+	case nil:
+	case time.Time: // written without quotes
+		fmt.Fprintf(&b, "# [tool.uv]\n# exclude-newer = %q\n", newest.Format(time.RFC3339))
+	default:
 		fmt.Fprintf(&b, "# [tool.uv]\n# exclude-newer = %q\n", fmt.Sprint(newest))
 	}
 	b.WriteString(end + "\n")

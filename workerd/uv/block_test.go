@@ -48,6 +48,10 @@ func TestKey(t *testing.T) {
 	if key(with("")) != key("print(1)\n") {
 		t.Error("no dependencies are not the same as none")
 	}
+	newest := "# /// script\n# [tool.uv]\n# exclude-newer = %\n# ///\n"
+	if key(strings.ReplaceAll(newest, "%", "2026-01-01T00:00:00Z")) != key(strings.ReplaceAll(newest, "%", "'2026-01-01T00:00:00Z'")) {
+		t.Error("a time with and without quotes are two environments")
+	}
 	if key(with(`"a==1"`)) == key(with(`"a==2"`)) || key(with("")) == key("# /// script\n# requires-python = '>=3.12'\n# ///\n") {
 		t.Error("two that ask for different things have one environment")
 	}
