@@ -61,6 +61,10 @@ fuzz: ## Every fuzz target for FUZZTIME (60s) each
 		go test $$(dirname $$file) -run '^$$' -fuzz "^$${name#func }\$$" -fuzztime $(FUZZTIME) </dev/null || exit 1; \
 	done
 
+.PHONY: gates
+gates: emulators ## 200 histories of DynamoDB in full length: 8 clients, 200 operations each (some minutes)
+	go test ./internal/store/dynamostore -count=1 -timeout 1h -v -run Linearizable -full
+
 .PHONY: chaos
 chaos: emulators ## Real processes under kill -9 and SIGSTOP
 	CI=1 go test -race -count=1 -timeout 20m -v ./internal/chaos

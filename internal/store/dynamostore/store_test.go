@@ -1,6 +1,7 @@
 package dynamostore_test
 
 import (
+	"flag"
 	"testing"
 	"time"
 
@@ -15,11 +16,14 @@ import (
 
 func TestMain(m *testing.M) { emulator.Main(m) }
 
+// full is the gate's size.
+var full = flag.Bool("full", false, "check histories of 200 operations a client")
+
 // emulators are what the tests run over.
 var emulators = []struct {
 	name     string
 	endpoint func(testing.TB) string
-	// The gates' histories are those of the faster one.
+	// 200 histories are enough on the faster one.
 	histories int
 }{
 	{"MiniStack", emulator.AWS, 5},
@@ -75,13 +79,18 @@ func TestSameAsMemory(t *testing.T) {
 	})
 }
 
+// An operation takes a millisecond of two processors: the gate's 320,000 are
+// `make gates`.
 func TestLinearizable(t *testing.T) {
 	t.Parallel()
 	for _, e := range emulators {
 		t.Run(e.name, func(t *testing.T) {
 			t.Parallel()
-			load := storetest.Load{Histories: e.histories, Clients: 8, Operations: 200, Seed: 7}
-			if watched {
+			load := storetest.Load{Histories: e.histories, Clients: 8, Operations: 50, Seed: 7}
+			switch {
+			case *full:
+				load.Operations = 200
+			case watched:
 				load.Histories = 2
 			}
 			storetest.Linearizable(t, load, open(t, e.endpoint(t)))
