@@ -256,7 +256,7 @@ func TestBill(t *testing.T) {
 		t.Parallel()
 		s := newStage(t, false)
 		c := s.lives(1, "60s.py", 1)
-		s.report("a script of 60 s", c, c.dollars(), 8.20)
+		s.report("a script of 60 s", c, c.dollars(), 7.60)
 	})
 	t.Run("output", func(t *testing.T) {
 		s := newStage(t, false)
