@@ -44,17 +44,17 @@ the promises and what they submit are run here.`,
 func (a *app) waitAll(ctx context.Context, ids []string, saveDir string) error {
 	svc, err := a.lookFor(ctx, ids[0])
 	if err != nil {
-		return err
+		return a.unfinished(ctx, err, ids...)
 	}
 	defer svc.close()
 	ctx, done, err := svc.wait(ctx)
 	if err != nil {
-		return err
+		return a.unfinished(ctx, err, ids...)
 	}
 	defer done()
 	for _, id := range ids {
 		if err := svc.resume(ctx, id); err != nil {
-			return err
+			return a.unfinished(ctx, err, ids...)
 		}
 	}
 	code := 0
@@ -62,7 +62,7 @@ func (a *app) waitAll(ctx context.Context, ids []string, saveDir string) error {
 		err = a.awaited(ctx, svc, id, saveDir, func(ctx context.Context) (api.Promise, error) {
 			return svc.client.Get(ctx, id, api.WaitStep)
 		})
-		code = cmp.Or(code, a.say(a.unfinished(err, ids[i:]...)))
+		code = cmp.Or(code, a.say(a.unfinished(ctx, err, ids[i:]...)))
 		if ctx.Err() != nil {
 			break
 		}
@@ -97,7 +97,7 @@ func (s *submission) submitAndWait(ctx context.Context, svc *service, call api.S
 		}
 	}
 	err = s.awaited(ctx, svc, call.ID, s.save, first)
-	code := s.say(s.unfinished(err, call.ID))
+	code := s.say(s.unfinished(ctx, err, call.ID))
 	return ends(cmp.Or(code, s.say(s.finish(ctx, svc, err))))
 }
 
@@ -109,7 +109,7 @@ func (a *app) finish(ctx context.Context, svc *service, waited error) error {
 	if err != nil || len(broken) == 0 || stopped(waited) {
 		return err
 	}
-	return a.unfinished(context.Cause(ctx), broken...)
+	return a.unfinished(ctx, context.Cause(ctx), broken...)
 }
 
 // stopped reports whether it was us who did not wait for the end.
@@ -136,8 +136,11 @@ func (a *app) awaited(ctx context.Context, svc *service, id, saveDir string, fir
 
 // unfinished adds to err, where it is us who did not wait for the end of ids,
 // or may not any more, how to go on.
-func (a *app) unfinished(err error, ids ...string) error {
-	if !stopped(err) && !errors.Is(err, account.ErrCredentials) {
+func (a *app) unfinished(ctx context.Context, err error, ids ...string) error {
+	switch {
+	case stopped(err):
+		err = context.Cause(ctx) // without what was broken off
+	case !errors.Is(err, account.ErrCredentials):
 		return err
 	}
 	again := "modulate wait " + strings.Join(ids, " ")
