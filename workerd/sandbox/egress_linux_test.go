@@ -26,7 +26,7 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	side := map[string]func() error{machineSide: machineMain, worldSide: worldMain}[os.Args[0]]
+	side := map[string]func() error{machineSide: machineMain, worldSide: worldMain, userSide: userMain}[os.Args[0]]
 	if side == nil {
 		os.Exit(m.Run())
 	}
