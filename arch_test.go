@@ -111,7 +111,7 @@ var rules = map[string]rule{
 		ours: append([]string{"workerd/uv", "workerd/device", "internal/local", "functions/sweeper/sweep", "workerd/worker", "workerd/runner"}, edge...),
 	},
 
-	"functions/router":          {ours: lambdas("functions/router/dispatch"), others: []string{"github.com/aws/aws-lambda-go"}},
+	"functions/router":          {ours: append(lambdas("functions/router/dispatch"), "functions/router/protocol"), others: []string{"github.com/aws/aws-lambda-go"}},
 	"functions/status":          {ours: lambdas("functions/status/read"), others: []string{"github.com/aws/aws-lambda-go"}},
 	"functions/sweeper":         {ours: lambdas("functions/sweeper/sweep"), others: []string{"github.com/aws/aws-lambda-go"}},
 	"functions/router/dispatch": {ours: edge, others: []string{"github.com/go-json-experiment/json"}},

@@ -31,10 +31,11 @@ var allowed = map[string]grants{
 		"dynamodb:PutItem on Table":            "Store.Create, Store.Replace, and the machines that had a promise",
 		"dynamodb:ConditionCheckItem on Table": "a child is created in one transaction with a look at its parent: Store.ReplaceAll",
 		"dynamodb:Query on Table":              mayCascade + "; and Roster.Machines",
+		"dynamodb:Scan on Table":               "the protocol's searches: Store.Search",
 		"sqs:GetQueueUrl on stage's queues":    "before the first message to a queue",
 		"sqs:SendMessage on stage's queues":    "a new promise sends for a worker",
-		"sqs:GetQueueUrl on SDK's queues":      notYet + "workers of the SDK have queues of their own",
-		"sqs:SendMessage on SDK's queues":      notYet + "workers of the SDK have queues of their own",
+		"sqs:GetQueueUrl on SDK's queues":      "before the first message to a group",
+		"sqs:SendMessage on SDK's queues":      "a task of another program sends for a worker of its group",
 		"sqs:ListQueues on *":                  "which machines there are: Queue.Machines",
 		"s3:PutObject on Bucket/sha256/*":      "sources and large inputs, signed uploads, what is made young again: Blobs.Put, Sign, Touch",
 		"s3:GetObject on Bucket/sha256/*":      "Blobs.Stat, Touch; the input in an answer: Engine.Input",
@@ -70,8 +71,8 @@ var allowed = map[string]grants{
 		"dynamodb:Query on Table/index/due":   "Store.Due",
 		"sqs:GetQueueUrl on stage's queues":   "before the first message to a queue",
 		"sqs:SendMessage on stage's queues":   "what was lost is sent again",
-		"sqs:GetQueueUrl on SDK's queues":     notYet + "workers of the SDK have queues of their own",
-		"sqs:SendMessage on SDK's queues":     notYet + "workers of the SDK have queues of their own",
+		"sqs:GetQueueUrl on SDK's queues":     "before the first message to a group",
+		"sqs:SendMessage on SDK's queues":     "a task of another program whose worker was lost, or whose sleep is over",
 		"logs:CreateLogStream on SweeperLogs": mayLog,
 		"logs:PutLogEvents on SweeperLogs":    mayLog,
 	},
@@ -96,6 +97,7 @@ func workerGrants() grants {
 		"s3:PutObject on Bucket/log/*":                               "output of more than 8 KB",
 		lookup:                                                       "Cloud.Check; " + toFind,
 		"execute-api:Invoke on Api/*/POST/v1/*":                      "scripts submit through MODULATE_SOCKET",
+		"execute-api:Invoke on Api/*/POST/":                          "workerd --gateway signs for programs with a Resonate SDK",
 		"execute-api:Invoke on Api/*/GET/v1/*":                       "scripts read through MODULATE_SOCKET",
 		"autoscaling:SetInstanceProtection" + ownGroup:               notYet + "an instance that is idle ends itself",
 		"autoscaling:TerminateInstanceInAutoScalingGroup" + ownGroup: notYet + "an instance that is idle ends itself",
@@ -112,7 +114,7 @@ func workerGrants() grants {
 	} {
 		g[action+" on Queue"] = why
 		g[action+" on DeadLetters"] = why
-		g[action+" on SDK's queue"] = notYet + "workers of the SDK have queues of their own"
+		g[action+" on SDK's queue"] = "workerd --gateway hands on the tasks of other programs; " + why
 	}
 	return g
 }

@@ -96,7 +96,7 @@ func TestTemplatesBroken(t *testing.T) {
 		{machineTemplate, "'dynamodb:LeadingKeys': ['#worker']", "'dynamodb:LeadingKeys': ['#worker', 'a']", "WorkerRole may dynamodb:DeleteItem"},
 		{machineTemplate, "    autoscaling:ResourceTag/modulate-stage: !Ref Stage", "    autoscaling:ResourceTag/other: !Ref Stage", "WorkerRole may autoscaling:"},
 		{stageTemplate, "Action: s3:PutObject\n                Resource: !Sub ${Bucket.Arn}/sha256/*", "Action: s3:PutObject\n                Resource: !Sub ${Bucket.Arn}/out/*", "RouterRole may s3:PutObject on Bucket/out/*"},
-		{stageTemplate, "dynamodb:Query, dynamodb:ConditionCheckItem]", "dynamodb:Query]", "RouterRole may not dynamodb:ConditionCheckItem on Table, which"},
+		{stageTemplate, "dynamodb:Scan, dynamodb:ConditionCheckItem]", "dynamodb:Query, dynamodb:Scan]", "RouterRole may not dynamodb:ConditionCheckItem on Table, which"},
 		{stageTemplate, "dynamodb:Query, dynamodb:PutItem]", "dynamodb:Query, dynamodb:PutItem, dynamodb:UpdateItem]", "StatusRole may dynamodb:UpdateItem"},
 		{stageTemplate, "[dynamodb:Query, dynamodb:GetItem, dynamodb:PutItem]", "[dynamodb:Query, dynamodb:GetItem, dynamodb:PutItem, dynamodb:BatchGetItem]", "SweeperRole may dynamodb:BatchGetItem"},
 		{stageTemplate, "  SweeperRole:", "  OtherRole:", "OtherRole may"},

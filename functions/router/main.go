@@ -1,5 +1,6 @@
 // Command router is the Lambda function that writes: it takes submissions,
-// cancels, and hands out places for uploads (package dispatch).
+// cancels, hands out places for uploads (package dispatch), and serves programs
+// with a Resonate SDK (package protocol).
 //
 // Environment: MODULATE_STAGE; MODULATE_BUCKET and MODULATE_TABLE where they do
 // not have the stage's names; MODULATE_OWNER=local where nobody is told apart.
@@ -14,6 +15,7 @@ import (
 	"github.com/aws/aws-lambda-go/lambda"
 
 	"modulate/functions/router/dispatch"
+	"modulate/functions/router/protocol"
 	"modulate/internal/cloud"
 	"modulate/internal/lambdahttp"
 )
@@ -36,8 +38,10 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 	if err != nil {
 		return err
 	}
-	lambda.StartWithOptions(lambdahttp.New(dispatch.New(dispatch.Config{
+	submissions := dispatch.New(dispatch.Config{
 		Engine: c.Engine, Roster: c.Store, Owner: owner, Lease: cloud.Lease, MinLease: cloud.MinLease, Log: log,
-	}), log), lambda.WithContext(ctx))
+	})
+	door := protocol.New(protocol.Config{Engine: c.Engine, Search: c.Store, Owner: owner, Log: log})
+	lambda.StartWithOptions(lambdahttp.New(protocol.Join(door, submissions), log), lambda.WithContext(ctx))
 	return nil
 }

@@ -115,13 +115,7 @@ func (l *Local) join(door, rest http.Handler) http.Handler {
 	if l.hub != nil {
 		mux.Handle("GET /poll/{group}/{pid}", l.hub)
 	}
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		if protocol.Serves(r) {
-			door.ServeHTTP(w, r)
-			return
-		}
-		rest.ServeHTTP(w, r)
-	})
+	mux.Handle("/", protocol.Join(door, rest))
 	return mux
 }
 

@@ -87,6 +87,17 @@ func New(c Config) http.Handler {
 	return mux
 }
 
+// Join serves by door what is the protocol's, and everything else by rest.
+func Join(door, rest http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if Serves(r) {
+			door.ServeHTTP(w, r)
+			return
+		}
+		rest.ServeHTTP(w, r)
+	})
+}
+
 // Serves reports whether the handler, and not another, is to have the request.
 func Serves(r *http.Request) bool {
 	first, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
