@@ -142,8 +142,10 @@ var rules = map[string]rule{
 
 	"workerd/uv": {ours: []string{"internal/lock"}, others: []string{"github.com/BurntSushi/toml"}},
 
+	"workerd/gateway": {ours: []string{"internal/delivery", "internal/promise"}},
 	"workerd": {
 		ours: append([]string{
+			"workerd/gateway", "internal/delivery", "functions/router/protocol",
 			"workerd/notice",
 			"workerd/device",
 			"workerd/worker", "workerd/host", "internal/local", "internal/spool", "internal/cloud", "internal/account",

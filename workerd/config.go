@@ -36,6 +36,7 @@ type Config struct {
 	Notices bool          // --notices: ask the instance's metadata whether it is to go away
 	NoSweep bool          // --no-sweep: leave repairs to others
 	Log     string        // --log: text or json
+	Gateway string        // --gateway: loopback address that serves programs with a Resonate SDK, instead of running scripts
 	Verbose bool          // --verbose: log what happens, not only what is wrong
 
 	slotsGiven bool
@@ -59,6 +60,7 @@ func (c *Config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.Health, "health", "", "loopback `ADDRESS` that serves /healthz, /readyz and /metrics, such as 127.0.0.1:9460")
 	f.BoolVar(&c.Notices, "notices", false, "drain when AWS says that this instance is to go away (asks its metadata every 5 s)")
 	f.BoolVar(&c.NoSweep, "no-sweep", false, "leave repairs to other processes on the store")
+	f.StringVar(&c.Gateway, "gateway", "", "loopback `ADDRESS`, such as 127.0.0.1:8001, to serve programs with a Resonate SDK at, with --stage and --url; no script runs then")
 	f.StringVar(&c.Log, "log", "text", "`FORMAT` of the log: text or json, a line each")
 	f.BoolVarP(&c.Verbose, "verbose", "v", false, "log what happens, not only what is wrong")
 }
@@ -133,8 +135,14 @@ func (c *Config) check() error {
 	if err := checkURL(c.URL); err != nil {
 		return err
 	}
-	if err := checkHealth(c.Health); err != nil {
+	if err := checkLoopback("health", c.Health); err != nil {
 		return err
+	}
+	if err := checkLoopback("gateway", c.Gateway); err != nil {
+		return err
+	}
+	if c.Gateway != "" && (c.Stage == "" || c.URL == "") {
+		return errors.New("--gateway needs --stage and --url: `modulate dev` serves such programs for a directory")
 	}
 	c.Name = cmp.Or(c.Name, c.ownName())
 	return nil
@@ -147,15 +155,15 @@ func checkURL(s string) error {
 	return nil
 }
 
-// checkHealth refuses an address that others could reach: who asks there is
+// checkLoopback refuses an address that others could reach: who asks there is
 // not asked who it is.
-func checkHealth(s string) error {
+func checkLoopback(flag, s string) error {
 	if s == "" {
 		return nil
 	}
 	host, _, err := net.SplitHostPort(s)
 	if ip := net.ParseIP(host); err != nil || host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-		return fmt.Errorf("--health %q: want a loopback address and a port, as in 127.0.0.1:9460", s)
+		return fmt.Errorf("--%s %q: want a loopback address and a port, as in 127.0.0.1:9460", flag, s)
 	}
 	return nil
 }

@@ -57,6 +57,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 			return fmt.Errorf("%w: %w", errInput, err)
 		}
 		d := daemon{Config: cfg, getenv: getenv, stdout: stdout, log: newLog(stderr, cfg)}
+		if cfg.Gateway != "" {
+			return d.serveGateway(cmd.Context())
+		}
 		return d.serve(cmd.Context())
 	}
 	cmd.AddCommand(doctorCommand())

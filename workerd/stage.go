@@ -26,27 +26,9 @@ func (d daemon) openStage(ctx context.Context) (*site, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errInput, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, checkTime)
-	defer cancel()
-	a, err := account.Open(ctx)
+	a, c, err := d.openAccount(ctx)
 	if err != nil {
 		return nil, err
-	}
-	if err := a.Check(ctx); err != nil {
-		return nil, err
-	}
-	c, err := cloud.Open(ctx, cloud.Config{Stage: d.Stage, Bucket: d.Bucket, AWS: a.Config, Log: d.log})
-	if err == nil {
-		err = c.Check(ctx, d.Machine)
-	}
-	if skewed := a.SkewTrouble(promise.Skew); skewed != nil { // AWS may have refused for that
-		return nil, skewed
-	}
-	switch {
-	case cloud.Throttled(err): // it is there, and the worker bears with it
-		d.log.Warn("AWS has no capacity left for now; starting all the same", "error", err)
-	case err != nil:
-		return nil, a.Explain(err)
 	}
 	s := &site{
 		name: "stage " + d.Stage + " in " + a.Config.Region, engine: c.Engine, roster: c.Store, heard: c.Store, lease: cloud.Lease, logGap: cloud.LogGap, announceGap: store.PresenceEvery,
@@ -66,6 +48,33 @@ func (d daemon) openStage(ctx context.Context) (*site, error) {
 	}
 	s.api = newRouter(base, a.Sign(http.DefaultTransport, account.Gateway(base.Host)), d.log)
 	return s, nil
+}
+
+// openAccount opens the account and its stage, if all of it is there.
+func (d daemon) openAccount(ctx context.Context) (*account.Account, *cloud.Cloud, error) {
+	ctx, cancel := context.WithTimeout(ctx, checkTime)
+	defer cancel()
+	a, err := account.Open(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := a.Check(ctx); err != nil {
+		return nil, nil, err
+	}
+	c, err := cloud.Open(ctx, cloud.Config{Stage: d.Stage, Bucket: d.Bucket, AWS: a.Config, Log: d.log})
+	if err == nil {
+		err = c.Check(ctx, d.Machine)
+	}
+	if skewed := a.SkewTrouble(promise.Skew); skewed != nil { // AWS may have refused for that
+		return nil, nil, skewed
+	}
+	switch {
+	case cloud.Throttled(err): // it is there, and the worker bears with it
+		d.log.Warn("AWS has no capacity left for now; starting all the same", "error", err)
+	case err != nil:
+		return nil, nil, a.Explain(err)
+	}
+	return a, c, nil
 }
 
 // clockReport is red while the clock is wrong: leases are kept by it.

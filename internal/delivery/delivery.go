@@ -100,7 +100,11 @@ func (h *Hub) receive(ctx context.Context, name string) {
 		got, err := h.Engine.Queue.Receive(ctx, promise.SDKQueue+name, queue.MaxReceive, takeTime, queue.MaxWait)
 		if err != nil && ctx.Err() == nil {
 			pause = min(2*pause+100*time.Millisecond, 30*time.Second)
-			h.Log.WarnContext(ctx, "a group's queue does not answer", "group", name, "error", err)
+			level := slog.LevelWarn
+			if errors.Is(err, queue.ErrNoQueue) { // a group that only listens
+				level = slog.LevelDebug
+			}
+			h.Log.Log(ctx, level, "a group's queue does not answer", "group", name, "error", err)
 			wait(ctx, rand.N(pause))
 			continue
 		}
@@ -135,6 +139,8 @@ func (h *Hub) handle(ctx context.Context, name string, d queue.Delivery) error {
 	case rec.Task.State == promise.TaskAcquired:
 		h.keep(ctx, m.ID, &sent{queue: q, receipt: d.Receipt, taken: true})
 		return h.Engine.Queue.Extend(ctx, q, d.Receipt, min(rec.Task.LeaseEnd.Sub(now)+leaseSlack, maxHide))
+	case rec.Task.State == promise.TaskNone && !rec.State.Terminal(): // an alarm that was early
+		return h.Engine.Queue.Extend(ctx, q, d.Receipt, min(rec.DeadlineAt.Sub(now)+leaseSlack, maxHide))
 	case rec.Task.State != promise.TaskPending:
 		return h.Engine.Queue.Delete(ctx, q, d.Receipt)
 	case rec.NotBefore > now:

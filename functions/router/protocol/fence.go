@@ -32,7 +32,7 @@ func (c *call) taskFence() (reply, error) {
 	if of == id {
 		return reply{}, invalid("The action's id is the task's")
 	}
-	task, err := c.task(id)
+	task, err := c.work(id)
 	if err != nil {
 		return reply{}, err
 	}
@@ -61,6 +61,7 @@ func (c *call) fencedAction(a *action) (do func(engine.Fence) (promise.Record, e
 		}
 		draft, err := c.draft(n)
 		return func(f engine.Fence) (promise.Record, error) {
+			draft.Owner = c.owner // by now the task's
 			rec, err := c.engine.FencedCreate(c.ctx, f, draft)
 			if errors.Is(err, promise.ErrExists) {
 				return c.taken(rec)
@@ -135,7 +136,8 @@ func (c *call) extend(pid string, held []Held) error {
 		free <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-free }()
-			_, err := c.step(h.ID, promise.Heartbeat{Version: h.Version, Worker: pid})
+			own := *c
+			_, err := own.step(h.ID, promise.Heartbeat{Version: h.Version, Worker: pid})
 			var f *failure
 			if err == nil || errors.As(err, &f) || errors.Is(err, promise.ErrNotFound) || errors.Is(err, promise.ErrSettled) || errors.Is(err, promise.ErrVersion) {
 				return

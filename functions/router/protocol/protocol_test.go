@@ -237,7 +237,7 @@ func TestOwners(t *testing.T) {
 	c.post("promise.create", create)
 	c.post("schedule.create", schedule)
 	owner = "bob"
-	for kind, want := range map[string]int{"promise.get": 404, "promise.settle": 404, "task.get": 404, "task.acquire": 404, "task.halt": 404, "schedule.get": 404, "schedule.delete": 404} {
+	for kind, want := range map[string]int{"promise.get": 404, "promise.settle": 404, "task.get": 404, "task.halt": 404, "schedule.get": 404, "schedule.delete": 404} {
 		if status, _ := c.post(kind, object{"id": map[bool]string{true: "s", false: "a"}[strings.HasPrefix(kind, "schedule")], "state": "resolved", "version": 0, "pid": "w", "ttl": 1}); status != want {
 			t.Errorf("%s of another's: %d", kind, status)
 		}
@@ -247,6 +247,16 @@ func TestOwners(t *testing.T) {
 	}
 	if status, _ := c.post("schedule.create", schedule); status != 409 {
 		t.Errorf("scheduling another's: %d", status)
+	}
+	// A worker executes for anyone, and what it makes is the task's owner's.
+	if status, body := c.post("task.acquire", object{"id": "a", "version": 0, "pid": "w", "ttl": 1000}); status != 200 {
+		t.Errorf("acquiring another's: %d %s", status, body)
+	}
+	if status, body := c.post("task.fence", object{"id": "a", "version": 1, "action": action1("promise.create", object{"id": "a.1", "timeoutAt": c.now + 1000})}); status != 200 {
+		t.Errorf("a child of another's: %d %s", status, body)
+	}
+	if rec, err := e.Get(t.Context(), "a.1"); err != nil || rec.Owner != "ann" {
+		t.Errorf("the child is %s's: %v", rec.Owner, err)
 	}
 	if _, body := c.post("promise.search", object{}); !strings.Contains(string(body), `"promises":[]`) {
 		t.Errorf("another's are found: %s", body)

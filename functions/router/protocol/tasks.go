@@ -72,9 +72,21 @@ func (c *call) task(id string) (promise.Record, error) {
 	return rec, err
 }
 
-// step applies an event to a task of the caller's.
+// work returns a task for who executes it. Whoever may call here may work, for
+// anyone: from now on the call is made in the name of the task's owner, as a
+// script's are.
+func (c *call) work(id string) (promise.Record, error) {
+	rec, err := c.engine.Get(c.ctx, id)
+	if err != nil {
+		return rec, err
+	}
+	c.owner = rec.Owner
+	return c.task(id)
+}
+
+// step applies an event to a task for who executes it.
 func (c *call) step(id string, ev promise.Event) (promise.Record, error) {
-	rec, err := c.task(id)
+	rec, err := c.work(id)
 	if err != nil {
 		return rec, err
 	}
@@ -260,7 +272,11 @@ func (c *call) anyVersion(ev promise.Event) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	_, err = c.step(id, ev)
+	rec, err := c.task(id)
+	if err != nil {
+		return reply{}, err
+	}
+	_, err = c.engine.Step(c.ctx, rec, ev)
 	return empty, err
 }
 
@@ -314,7 +330,7 @@ func (c *call) taskSuspend() (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	rec, err := c.task(id)
+	rec, err := c.work(id)
 	if err != nil {
 		return reply{}, err
 	}
