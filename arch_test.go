@@ -133,7 +133,7 @@ var rules = map[string]rule{
 	"workerd/hostile": {others: []string{"golang.org/x/sys"}}, // tests only
 	"workerd/sandbox": {others: []string{"golang.org/x/sys"}},
 	"workerd/host": {
-		ours:   []string{"workerd/uv", "workerd/device", "workerd/runner", "workerd/sandbox"},
+		ours:   []string{"workerd/uv", "workerd/device", "workerd/runner", "workerd/sandbox", "internal/spool"},
 		others: []string{"github.com/BurntSushi/toml"},
 	},
 
@@ -148,7 +148,7 @@ var rules = map[string]rule{
 			"workerd/gateway", "internal/delivery", "functions/router/protocol",
 			"workerd/notice",
 			"workerd/device",
-			"workerd/worker", "workerd/host", "internal/local", "internal/spool", "internal/cloud", "internal/account",
+			"workerd/worker", "workerd/runner", "workerd/host", "internal/local", "internal/spool", "internal/cloud", "internal/account",
 			"functions/sweeper/sweep",
 		}, edge...),
 		others: []string{"github.com/spf13/cobra", "github.com/spf13/pflag", "golang.org/x/sys"},

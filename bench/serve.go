@@ -46,7 +46,10 @@ func serve(ctx context.Context, kind, dir, slots string, ready func(url string))
 	}
 	err = server.Run(ctx, server.Config{
 		Local: l, Listener: listener, Machines: []server.Machine{{Name: "cpu", Slots: n}},
-		Runner: run, Runtimes: runner.Runtimes(nil), Temp: jobs.Dir, Hard: ctx,
+		Runner: func(server.Machine, string) (runner.Runner, func() error, error) {
+			return run, func() error { return nil }, nil
+		},
+		Runtimes: runner.Runtimes(nil), Hard: ctx,
 		Ready: func() error { ready("http://" + listener.Addr().String()); return nil },
 	})
 	if !errors.Is(err, context.Canceled) {

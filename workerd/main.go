@@ -5,7 +5,11 @@
 //
 // SIGTERM and Ctrl-C drain it: it receives nothing more, lets scripts go on
 // for --drain, and gives the rest back. A second signal does that at once.
-// After any other end its scripts start elsewhere once their leases are over.
+//
+// SIGHUP hands over: the scripts go on without it, and the next workerd of that
+// machine on that spool goes on with them. After any other end, kill -9 too, it
+// is the same; without a next one they are killed as their leases end, and start
+// elsewhere.
 //
 //	workerd doctor
 //
@@ -17,8 +21,13 @@ package main
 import (
 	"context"
 	"os"
+
+	"modulate/workerd/runner"
 )
 
 func main() {
+	if code, was := runner.BeKeeper(os.Args); was {
+		os.Exit(code)
+	}
 	os.Exit(run(context.Background(), os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
 }

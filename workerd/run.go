@@ -113,7 +113,7 @@ func (d daemon) serve(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	spool, err := s.spool(d.Name)
+	spool, err := s.spool(d.Name, d.Machine)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errInput, err)
 	}
@@ -127,10 +127,15 @@ func (d daemon) serve(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, h.Close()) }()
+	run, end, err := h.Runner(host.Worker{Machine: d.Machine, Spool: spool.Dir, Slots: d.Slots})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, end()) }()
 	w, err := worker.New(worker.Config{
 		Engine: s.engine, Roster: s.roster, Audience: s.heard, LogGap: s.logGap, Machine: d.Machine, Slots: d.Slots, Name: d.Name,
-		Runner: h.Runner, Runtimes: h.Runtimes, Environments: h.Environments, Devices: h.GPUs, API: s.api,
-		Spool: spool.Dir, Temp: h.Temp, Lease: s.lease, AnnounceGap: s.announceGap, Drain: d.Drain, Log: d.log,
+		Runner: run, Runtimes: h.Runtimes, Environments: h.Environments, Devices: h.GPUs, API: s.api,
+		Spool: spool.Dir, Lease: s.lease, AnnounceGap: s.announceGap, Drain: d.Drain, Log: d.log,
 	})
 	if err != nil {
 		return err
@@ -150,6 +155,7 @@ func (d daemon) open(ctx context.Context) (*site, error) {
 func (d daemon) work(ctx context.Context, w *worker.Worker, s *site, h *host.Host) error {
 	ctx, stop := drainOnSignal(ctx, w, d.log)
 	defer stop()
+	defer handOverOnSignal(w, d.log)()
 	beside, end := context.WithCancel(context.WithoutCancel(ctx)) // its health matters while it drains
 	defer end()
 	told := ""
@@ -202,6 +208,25 @@ func drainOnSignal(ctx context.Context, w *worker.Worker, log *slog.Logger) (con
 		close(done)
 		cancel()
 	})
+}
+
+// handOverOnSignal has w leave its scripts to the next worker on SIGHUP, until
+// it is undone.
+func handOverOnSignal(w *worker.Worker, log *slog.Logger) (undo func()) {
+	got, done := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(got, syscall.SIGHUP)
+	go func() {
+		select {
+		case <-got:
+			log.Warn("handing over: the scripts go on, for the next worker of this spool")
+			w.HandOver()
+		case <-done:
+		}
+	}()
+	return func() {
+		signal.Stop(got)
+		close(done)
+	}
 }
 
 // newLog writes lines of text or JSON; warnings and errors only unless verbose.

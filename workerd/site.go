@@ -27,9 +27,9 @@ type site struct {
 	logGap      time.Duration // for which output that nobody follows is held back; 0: what a worker does by itself
 	announceGap time.Duration // between announcements to the roster; 0: what a worker does by itself
 
-	spool  func(worker string) (*spool.Spool, error) // for outcomes that wait
-	host   func() hostReport                         // what it knows of this machine
-	beside []func(context.Context)                   // what runs beside the worker, until its context ends
+	spool  func(worker, machine string) (*spool.Spool, error) // for outcomes that wait
+	host   func() hostReport                                  // what it knows of this machine
+	beside []func(context.Context)                            // what runs beside the worker, until its context ends
 	close  func() error
 }
 

@@ -32,8 +32,8 @@ func (d daemon) openStage(ctx context.Context) (*site, error) {
 	}
 	s := &site{
 		name: "stage " + d.Stage + " in " + a.Config.Region, engine: c.Engine, roster: c.Store, heard: c.Store, lease: cloud.Lease, logGap: cloud.LogGap, announceGap: store.PresenceEvery,
-		spool: func(worker string) (*spool.Spool, error) {
-			return spool.Open(filepath.Join(dir, c.Bucket), worker) // no two stages have one bucket
+		spool: func(worker, machine string) (*spool.Spool, error) {
+			return spool.Open(filepath.Join(dir, c.Bucket), worker, machine) // no two stages have one bucket
 		},
 		host:  func() hostReport { return clockReport(a) },
 		close: func() error { return nil },

@@ -71,8 +71,11 @@ func newBackend(t *testing.T) *url.URL {
 		defer close(ended)
 		server.Run(ctx, server.Config{
 			Local: l, Listener: listener, Machines: []server.Machine{{Name: "cpu", Slots: 2}},
-			Runner: runner.Exec{Dir: jobs.Dir}, Runtimes: runner.Runtimes(nil), Temp: jobs.Dir,
-			Hard: ctx, Ready: func() error { return nil }, Log: slog.New(slog.DiscardHandler),
+			Runner: func(server.Machine, string) (runner.Runner, func() error, error) {
+				return runner.Exec{Dir: jobs.Dir}, func() error { return nil }, nil
+			},
+			Runtimes: runner.Runtimes(nil),
+			Hard:     ctx, Ready: func() error { return nil }, Log: slog.New(slog.DiscardHandler),
 		})
 	}()
 	t.Cleanup(func() {

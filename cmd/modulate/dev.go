@@ -19,6 +19,7 @@ import (
 	"modulate/internal/promise"
 	"modulate/internal/server"
 	"modulate/workerd/host"
+	"modulate/workerd/runner"
 )
 
 // A dev is all of Modulate in one process: router and status over HTTP,
@@ -134,7 +135,10 @@ func (d *dev) serve(ctx context.Context, l *local.Local, listener net.Listener, 
 	defer stopping()
 	err = server.Run(ctx, server.Config{
 		Local: l, Listener: listener, Machines: machines,
-		Runner: h.Runner, Runtimes: h.Runtimes, Environments: h.Environments, Devices: h.GPUs, Temp: h.Temp,
+		Runner: func(m server.Machine, spool string) (runner.Runner, func() error, error) {
+			return h.Runner(host.Worker{Machine: m.Name, Spool: spool, Slots: m.Slots})
+		},
+		Runtimes: h.Runtimes, Environments: h.Environments, Devices: h.GPUs,
 		Debug: d.debug, Drain: d.drain.value, Hard: d.signals.hard, Log: d.log(),
 		Ready: func() error { return d.ready(listener, machines, h.Contains()) },
 	})

@@ -31,6 +31,8 @@ type here struct {
 	host   *host.Host
 	app    *app
 
+	end func() error // ends what is idle of its runner
+
 	ctx  context.Context // of the executions
 	stop context.CancelFunc
 
@@ -44,7 +46,7 @@ type here struct {
 // newHere returns a here over l. The second Ctrl-C kills at once.
 func newHere(l *local.Local, a *app) (*here, error) {
 	name := "cli-" + strings.ToLower(rand.Text()[:10])
-	spool, err := l.Spool(name)
+	spool, err := l.Spool(name, "")
 	if err != nil {
 		return nil, err
 	}
@@ -52,14 +54,18 @@ func newHere(l *local.Local, a *app) (*here, error) {
 	if err != nil {
 		return nil, errors.Join(err, spool.Close())
 	}
-	h := &here{name: name, local: l, app: a, spool: spool, host: machine, started: map[string]bool{}, going: map[string]bool{}}
-	w, err := worker.New(worker.Config{
-		Engine: l.Engine, Name: name, Runner: machine.Runner, Runtimes: machine.Runtimes,
-		Environments: machine.Environments, Devices: machine.GPUs,
-		API: l.Handler(), OnSubmit: h.run, Spool: spool.Dir, Temp: machine.Temp,
-	})
+	run, end, err := machine.Runner(host.Worker{Spool: spool.Dir, Slots: 1})
 	if err != nil {
 		return nil, errors.Join(err, machine.Close(), spool.Close())
+	}
+	h := &here{end: end, name: name, local: l, app: a, spool: spool, host: machine, started: map[string]bool{}, going: map[string]bool{}}
+	w, err := worker.New(worker.Config{
+		Engine: l.Engine, Name: name, Runner: run, Runtimes: machine.Runtimes,
+		Environments: machine.Environments, Devices: machine.GPUs,
+		API: l.Handler(), OnSubmit: h.run, Spool: spool.Dir,
+	})
+	if err != nil {
+		return nil, errors.Join(err, end(), machine.Close(), spool.Close())
 	}
 	h.worker = w
 	h.ctx, h.stop = context.WithCancel(context.Background())
@@ -187,5 +193,5 @@ func (h *here) goingOn() []string {
 func (h *here) close() error {
 	h.stop()
 	h.running.Wait()
-	return errors.Join(h.host.Close(), h.spool.Close())
+	return errors.Join(h.end(), h.host.Close(), h.spool.Close())
 }

@@ -11,9 +11,14 @@ package main
 import (
 	"context"
 	"os"
+
+	"modulate/workerd/runner"
 )
 
 func main() {
+	if code, was := runner.BeKeeper(os.Args); was {
+		os.Exit(code)
+	}
 	os.Exit(program{
 		args: os.Args[1:], getenv: os.LookupEnv,
 		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,

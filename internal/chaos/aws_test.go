@@ -32,7 +32,7 @@ func TestAWorkerKilledMidScriptIsReplacedByVisibilityAlone(t *testing.T) {
 	s.takeShortLeases()
 	a := s.worker(ctx, t, "a", 1)
 	id := s.submit(ctx, t, s.leased("only", hangsOnce, awsLease))
-	s.killMidScript(ctx, t, a.child, id)
+	s.loseMachine(ctx, t, a.child, id)
 	killed := time.Now()
 	b := s.worker(ctx, t, "b", 1)
 	s.witness.saw(ctx, t, id, 2, "start")
@@ -275,7 +275,7 @@ print("the end of attempt", ATTEMPT)
 `
 
 // lived returns when the first attempt of id, which is gone, was last alive.
-func (s *stage) lived(t *testing.T, id string) (at promise.Time) {
+func (s *scene) lived(t *testing.T, id string) (at promise.Time) {
 	t.Helper()
 	text, err := os.ReadFile(s.witness.path)
 	if err != nil {

@@ -144,6 +144,14 @@ func hold(t *testing.T, pid int) (handle, bool) {
 	return handle{pid: pid, fd: fd}, true
 }
 
+// kill kills the process, and nobody else who got its number.
+func (h handle) kill(t *testing.T) {
+	t.Helper()
+	if err := unix.PidfdSendSignal(h.fd, unix.SIGKILL, nil, 0); err != nil && err != unix.ESRCH {
+		t.Fatalf("killing process %d: %v", h.pid, err)
+	}
+}
+
 // ended waits until the process is dead, within limit.
 func (h handle) ended(limit time.Duration) error {
 	until := time.Now().Add(limit)

@@ -12,23 +12,29 @@ import (
 )
 
 // `modulate dev` killed -9 during work goes on after a restart, on the same
-// folder.
+// folder, and so do its scripts meanwhile: nothing starts twice.
 func TestDevKilledGoesOnAfterARestart(t *testing.T) {
 	t.Parallel()
 	ctx, w := deadline(t, 2*time.Minute), newWorld(t)
 	dev := w.dev(ctx, t, "--machines", "cpu:1")
-	running := w.submit(ctx, t, w.call("running", hangsOnce))
+	g := newGate(t)
+	call := w.call("running", "print(\"before\", flush=True)\ngate(\""+g.path+"\")\nprint(\"after\")\nnote(\"end\")\n")
+	*call.LeaseMS = time.Minute.Milliseconds() // however long a restart takes here
+	running := w.submit(ctx, t, call)
 	waiting := w.submit(ctx, t, w.call("waiting", "note(\"end\")\n"))
 	w.witness.saw(ctx, t, running, 1, "start")
 	scripts := w.scriptsOf(t, dev)
 	w.front.set("")
 	dev.kill()
-	for _, script := range scripts {
-		gone(t, script, 5*time.Second)
-	}
 	w.aMinuteLater(ctx, t) // for the one that waits
+	if len(scripts) != 1 || scripts[0].ended(0) == nil {
+		t.Errorf("of %d scripts none outlived dev, want 1", len(scripts))
+	}
 	dev = w.dev(ctx, t, "--machines", "cpu:1")
-	w.settled(ctx, t, running)
+	g.open(t)
+	if p := w.settled(ctx, t, running); len(p.Attempts) != 1 || p.Outcome.Stdout.Tail != "before\nafter\n" {
+		t.Errorf("%s after %d attempts, stdout %q", p.State, len(p.Attempts), p.Outcome.Stdout.Tail)
+	}
 	w.settled(ctx, t, waiting)
 	dev.stop(ctx, t)
 	w.check(ctx, t)

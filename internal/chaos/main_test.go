@@ -12,14 +12,18 @@ import (
 	"testing"
 
 	"modulate/internal/emulator"
+	"modulate/workerd/runner"
 )
 
 // binEnv names, for the tests, the directory with the built programs.
 const binEnv = "CHAOS_BIN"
 
 // TestMain builds the programs once. Called as `TEST role JSON` it is a child
-// of a test instead: a part of the system that kills itself at a named point.
+// of a test instead, a part of the system that kills itself at a named point.
 func TestMain(m *testing.M) {
+	if code, was := runner.BeKeeper(os.Args); was {
+		os.Exit(code)
+	}
 	if len(os.Args) == 3 && os.Args[1] == "role" {
 		os.Exit(play(os.Args[2]))
 	}
@@ -40,7 +44,7 @@ func build() (bin string, err error) {
 	if bin, err = os.MkdirTemp("", "chaos-"); err != nil {
 		return "", err
 	}
-	build := exec.Command("go", "build", "-o", bin+string(filepath.Separator), "modulate/cmd/modulate", "modulate/workerd")
+	build := exec.Command("go", "build", "-o", bin+string(filepath.Separator), "modulate/cmd/modulate", "modulate/cmd/modulate-keeper", "modulate/workerd")
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", errors.Join(fmt.Errorf("building the programs: %w\n%s", err, out), os.RemoveAll(bin))
 	}

@@ -19,6 +19,7 @@ import (
 	"modulate/functions/sweeper/sweep"
 	"modulate/internal/local"
 	"modulate/internal/promise"
+	"modulate/workerd/host"
 	"modulate/workerd/runner"
 	"modulate/workerd/worker"
 )
@@ -101,17 +102,22 @@ func (r role) run(ctx context.Context) error {
 		go func() { parts <- s.Run(ctx) }()
 	}
 	if r.Worker != "" {
-		spool, err := l.Spool(r.Worker)
+		spool, err := l.Spool(r.Worker, "cpu")
 		if err != nil {
 			return err
 		}
 		defer spool.Close()
-		jobs, err := runner.OpenWorkplace("")
+		h, err := host.Open(host.Machine{}, host.Options{Slots: r.Slots})
 		if err != nil {
 			return err
 		}
-		defer jobs.Close()
-		w, err := r.worker(l, spool.Dir, jobs.Dir)
+		defer h.Close()
+		run, end, err := h.Runner(host.Worker{Machine: "cpu", Spool: spool.Dir, Slots: r.Slots})
+		if err != nil {
+			return err
+		}
+		defer end()
+		w, err := r.worker(l, spool.Dir, run)
 		if err != nil {
 			return err
 		}
@@ -139,11 +145,11 @@ func (r role) fail() func(string) {
 }
 
 // worker puts a worker together.
-func (r role) worker(l *local.Local, spool, jobs string) (*worker.Worker, error) {
+func (r role) worker(l *local.Local, spool string, run runner.Runner) (*worker.Worker, error) {
 	return worker.New(worker.Config{
 		Engine: l.Engine, Roster: l.Store, Machine: "cpu", Slots: r.Slots, Name: r.Worker,
-		Runner: runner.Exec{Dir: jobs}, Runtimes: runner.Runtimes(nil), API: l.Handler(),
-		Spool: spool, Temp: jobs, Log: l.Engine.Log,
+		Runner: run, Runtimes: runner.Runtimes(nil), API: l.Handler(),
+		Spool: spool, Log: l.Engine.Log,
 	})
 }
 

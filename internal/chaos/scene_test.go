@@ -24,8 +24,9 @@ import (
 // A scene is what a test has whatever the store: the names of its submissions,
 // the witness, and what waiters were told.
 type scene struct {
-	tmp     string // where the programs put their temporary files
-	tag     string // every id of the test contains it, and no other process's environment does
+	spools  func() string // where the workers have their spools
+	tmp     string        // where the programs put their temporary files
+	tag     string        // every id of the test contains it, and no other process's environment does
 	witness *witness
 
 	mu    sync.Mutex
@@ -196,13 +197,19 @@ func (s *scene) processes(t *testing.T) (pids []int) {
 	return pids
 }
 
-// killMidScript kills worker -9 once it runs the first attempt of id, and sees
-// that the script does not outlive it.
-func (s *scene) killMidScript(ctx context.Context, t *testing.T, worker *child, id string) {
+// loseMachine has a worker's machine go away once it runs the first attempt of
+// id: the worker, the keeper with the script, and their disk.
+func (s *scene) loseMachine(ctx context.Context, t *testing.T, worker *child, id string) {
 	t.Helper()
-	script := s.held(t, s.witness.saw(ctx, t, id, 1, "start").pid)
+	pid := s.witness.saw(ctx, t, id, 1, "start").pid
+	script := s.held(t, pid)
+	keeper := s.held(t, parentOf(pid))
 	worker.kill()
+	keeper.kill(t)
 	gone(t, script, 5*time.Second)
+	if err := os.RemoveAll(filepath.Join(s.spools(), worker.name)); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // held returns a handle on a script that runs.
@@ -225,7 +232,7 @@ func (s *scene) scriptsOf(t *testing.T, worker *child) []handle {
 	}
 	var scripts []handle
 	for pid, yes := range running {
-		if yes && parentOf(pid) == worker.cmd.Process.Pid {
+		if yes && parentOf(parentOf(pid)) == worker.cmd.Process.Pid { // between them is its keeper
 			if h, ok := hold(t, pid); ok {
 				scripts = append(scripts, h)
 			}

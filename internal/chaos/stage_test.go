@@ -54,6 +54,7 @@ func newStage(t *testing.T) *stage {
 	t.Helper()
 	s := &stage{endpoint: emulator.AWS(t), log: &lambdatest.Log{}, ledger: newLedger(), answers: newFeed[answer](), spools: t.TempDir()}
 	s.scene = newScene(t)
+	s.scene.spools = func() string { return filepath.Join(s.spools, s.bucket) }
 	direct := emulator.Config(t, s.endpoint)
 	s.name, s.bucket = emulator.Stage(t, direct, "cpu")
 	s.sqs = sqs.NewFromConfig(direct)

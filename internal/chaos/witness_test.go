@@ -32,12 +32,12 @@ type witness struct {
 }
 
 // prelude begins every script: note appends a line to the witness by one
-// write, hang waits for a signal that never comes.
+// write, with the number that the process has for the host; hang waits for a signal that never comes.
 const prelude = `import os, signal, subprocess, sys, time
 ATTEMPT = int(os.environ["MODULATE_ATTEMPT"])
 def note(what):
     fd = os.open(os.environ["WITNESS"], os.O_WRONLY | os.O_APPEND)
-    line = "%s %d %d %s\n" % (os.environ["MODULATE_ID"], ATTEMPT, os.getpid(), what)
+    line = "%s %d %s %s\n" % (os.environ["MODULATE_ID"], ATTEMPT, os.readlink("/proc/self"), what)
     os.write(fd, line.encode())
     os.close(fd)
 def hang():

@@ -27,6 +27,7 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{scene: newScene(t), dir: filepath.Join(t.TempDir(), ".modulate"), front: newFront(t)}
+	w.spools = func() string { return filepath.Join(w.dir, "spool") }
 	transport := &http.Transport{}
 	t.Cleanup(transport.CloseIdleConnections)
 	w.client = api.NewClient(w.front.url(), transport)

@@ -122,9 +122,9 @@ func (l *Local) join(door, rest http.Handler) http.Handler {
 // Handler serves the HTTP API: router and status in one.
 func (l *Local) Handler() http.Handler { return l.handler }
 
-// Spool takes the spool of the worker with that name.
-func (l *Local) Spool(worker string) (*spool.Spool, error) {
-	return spool.Open(filepath.Join(l.dir, "spool"), worker)
+// Spool takes the spool of the worker with that name, of a machine ("": none).
+func (l *Local) Spool(worker, machine string) (*spool.Spool, error) {
+	return spool.Open(filepath.Join(l.dir, "spool"), worker, machine)
 }
 
 // Close ends what Open has begun. What was handed to the queue is written

@@ -37,18 +37,21 @@ type Config struct {
 	Local    *local.Local
 	Listener net.Listener // on a loopback address; closed by Run
 	Machines []Machine
-	Runner   runner.Runner
+	Runner   NewRunner
 	Runtimes map[string][]string
 	Devices  *device.Pool // for machines other than cpu; nil: none
 	// Environments runs scripts of the runtime uv; nil: there is no such.
 	Environments *uv.Cache
-	Temp         string          // directory for the scripts' sockets; "": the system's
 	Drain        time.Duration   // how long scripts may go on once it is to stop
 	Hard         context.Context // when it ends, scripts are killed at once
 	Debug        bool            // the directory was opened so: nobody works and sweeps
 	Ready        func() error    // called once, when everything is up
 	Log          *slog.Logger    // nil: discarded
 }
+
+// NewRunner makes the runner of a machine's worker, which has that spool. end
+// ends what is idle of it.
+type NewRunner func(m Machine, spool string) (run runner.Runner, end func() error, err error)
 
 // Machine is a kind of machine to work for, and how many attempts run at once.
 type Machine struct {
@@ -114,26 +117,26 @@ func (s *server) work(ctx context.Context) error {
 	}
 	for _, m := range s.Machines {
 		name := fmt.Sprintf("%s-dev-%d-%s", host, os.Getpid(), m.Name)
-		spool, err := s.Local.Spool(name)
+		spool, err := s.Local.Spool(name, m.Name)
 		if err != nil {
 			return err
 		}
-		cfg := worker.Config{
-			Engine: s.Local.Engine, Roster: s.Local.Store, Audience: s.Local.Store, Machine: m.Name, Slots: m.Slots, Name: name,
-			Runner: s.Runner, Runtimes: s.Runtimes, Environments: s.Environments, API: s.Local.Handler(),
-			Spool: spool.Dir, Temp: s.Temp, Drain: s.Drain, Log: s.Log,
-		}
-		if m.Name != api.DefaultTarget {
-			cfg.Devices = s.Devices
-		}
-		w, err := worker.New(cfg)
+		run, end, err := s.Runner(m, spool.Dir)
 		if err != nil {
 			return errors.Join(err, spool.Close())
+		}
+		w, err := worker.New(worker.Config{
+			Engine: s.Local.Engine, Roster: s.Local.Store, Machine: m.Name, Slots: m.Slots, Name: name,
+			Runner: run, Runtimes: s.Runtimes, API: s.Local.Handler(),
+			Spool: spool.Dir, Drain: s.Drain, Log: s.Log,
+		})
+		if err != nil {
+			return errors.Join(err, end(), spool.Close())
 		}
 		stop := context.AfterFunc(s.Hard, w.Abort)
 		s.works.Go(func() {
 			defer stop()
-			if err := errors.Join(w.Run(ctx), spool.Close()); err != nil {
+			if err := errors.Join(w.Run(ctx), end(), spool.Close()); err != nil {
 				s.fail(fmt.Errorf("working for %s: %w", m.Name, err))
 			}
 		})

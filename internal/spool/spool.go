@@ -4,9 +4,11 @@
 //	ROOT/lock      held while a folder is made, adopted or removed
 //	ROOT/W/        the folder of worker W
 //	ROOT/W/lock    held by W
+//	ROOT/W/k.…     of the keepers of W: see [Keepers]
 //
 // Workers of one store share a root: what one that is gone has left, the next
-// one to start settles.
+// one to start settles. Only what its keepers keep is for a worker of the same
+// machine.
 package spool
 
 import (
@@ -15,6 +17,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"modulate/internal/lock"
@@ -30,15 +33,23 @@ type Spool struct {
 // lockName is the name of a lock.
 const lockName = "lock"
 
+// keepers is what the names of the folders of keepers start with.
+const keepers = "k."
+
+// Keepers is what the names of the folders of a machine's keepers start with.
+// Those of no machine end with their worker.
+func Keepers(machine string) string { return keepers + machine + "." }
+
 // Open takes the spool below root of the worker with that name, and moves into
-// it what workers that are gone have left in theirs. A name that another
+// it what workers that are gone have left in theirs, but for the folders of
+// other machines' keepers. A name that another
 // process uses is an error. A lock may outlast its process for a moment, in a
 // child that is just being started; so a refusal counts only when it lasts a
 // second.
-func Open(root, worker string) (*Spool, error) {
+func Open(root, worker, machine string) (*Spool, error) {
 	const tries, pause = 20, 50 * time.Millisecond
 	for try := 1; ; try++ {
-		s, err := open(root, worker)
+		s, err := open(root, worker, machine)
 		if !errors.Is(err, lock.ErrHeld) {
 			return s, err
 		}
@@ -50,7 +61,7 @@ func Open(root, worker string) (*Spool, error) {
 }
 
 // open is Open at once. lock.ErrHeld: the name is in use.
-func open(root, worker string) (*Spool, error) {
+func open(root, worker, machine string) (*Spool, error) {
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return nil, fmt.Errorf("making the spools: %w", err)
 	}
@@ -68,7 +79,7 @@ func open(root, worker string) (*Spool, error) {
 		return nil, err
 	}
 	s := &Spool{Dir: dir, lock: own}
-	if err := s.adopt(root); err != nil {
+	if err := s.adopt(root, machine); err != nil {
 		own.Close()
 		return nil, err
 	}
@@ -92,9 +103,9 @@ func (s *Spool) Close() error {
 	return errors.Join(err, s.lock.Close())
 }
 
-// adopt moves here what stands in the spools that nobody holds, and removes
-// them.
-func (s *Spool) adopt(root string) error {
+// adopt moves here what stands in the spools that nobody holds and is for this
+// machine, and removes those that are empty then.
+func (s *Spool) adopt(root, machine string) error {
 	entries, err := os.ReadDir(root)
 	if err != nil {
 		return fmt.Errorf("reading the spools: %w", err)
@@ -108,8 +119,8 @@ func (s *Spool) adopt(root string) error {
 		if err != nil {
 			continue // held
 		}
-		err = moveAll(dir, s.Dir)
-		if err == nil {
+		err = moveAll(dir, s.Dir, machine)
+		if empty, look := isEmpty(dir); err == nil && empty && look == nil {
 			err = os.RemoveAll(dir)
 		}
 		left.Close()
@@ -120,14 +131,24 @@ func (s *Spool) adopt(root string) error {
 	return nil
 }
 
-// moveAll moves the files in from to the directory to, but for the lock.
-func moveAll(from, to string) error {
+// moveAll moves what is in from to the directory to, but for the lock and for
+// the keepers of other machines.
+func moveAll(from, to, machine string) error {
 	entries, err := os.ReadDir(from)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		if e.Name() == lockName {
+		name := e.Name()
+		switch {
+		case name == lockName:
+			continue
+		case strings.HasPrefix(name, Keepers("")): // it has ended with its worker
+			if err := os.RemoveAll(filepath.Join(from, name)); err != nil {
+				return err
+			}
+			continue
+		case strings.HasPrefix(name, keepers) && !strings.HasPrefix(name, Keepers(machine)):
 			continue
 		}
 		if err := os.Rename(filepath.Join(from, e.Name()), filepath.Join(to, e.Name())); err != nil {

@@ -10,11 +10,11 @@ import (
 
 func TestSpoolIsOneWorkersAndAdoptsWhatOthersLeft(t *testing.T) {
 	root := filepath.Join(t.TempDir(), "spool")
-	gone, err := Open(root, "gone")
+	gone, err := Open(root, "gone", "cpu")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(root, "gone"); err == nil {
+	if _, err := Open(root, "gone", "cpu"); err == nil {
 		t.Error("two workers have one spool")
 	}
 	left := filepath.Join(gone.Dir, "x.outcome")
@@ -24,7 +24,7 @@ func TestSpoolIsOneWorkersAndAdoptsWhatOthersLeft(t *testing.T) {
 	if err := gone.Close(); err != nil {
 		t.Fatal(err)
 	}
-	heir, err := Open(root, "heir")
+	heir, err := Open(root, "heir", "cpu")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,7 +51,7 @@ func TestSpoolsComeAndGoAtOnce(t *testing.T) {
 	for n := range 8 {
 		all.Go(func() {
 			for range 50 {
-				s, err := Open(root, "w"+strconv.Itoa(n))
+				s, err := Open(root, "w"+strconv.Itoa(n), "cpu")
 				if err != nil {
 					t.Error(err)
 					return

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"modulate/internal/spool"
 	"modulate/workerd/device"
 	"modulate/workerd/runner"
 	"modulate/workerd/sandbox"
@@ -31,6 +32,7 @@ type Options struct {
 type Plan struct {
 	Sandbox  sandbox.Config
 	Runtimes map[string][]string // name to command; see runner.Job.Command
+	Groups   bool                // each is in a cgroup
 	Missing  string              // of what could contain them, and why; "": nothing
 }
 
@@ -53,7 +55,7 @@ func (m Machine) Plan(slots int) (Plan, error) {
 		p.Missing = r.Sandbox.Text
 		return p, nil
 	}
-	if !r.Groups.OK {
+	if p.Groups = r.Groups.OK; !p.Groups {
 		p.Missing = r.Groups.Text
 		p.Sandbox.Limits = sandbox.Limits{Scratch: p.Sandbox.Limits.Scratch}
 	}
@@ -84,15 +86,14 @@ func findCLI() string {
 // A Host is this machine, ready to run scripts. It is shared by the workers of
 // one process.
 type Host struct {
-	Runner   runner.Runner
 	Runtimes map[string][]string // name to command; see runner.Job.Command
-	Temp     string              // directory for sockets
 	Sandbox  sandbox.Config      // what contains the scripts
 	GPUs     *device.Pool        // nil: none
 	// Environments are those of scripts that name their dependencies; nil: there
 	// is no uv here.
 	Environments *uv.Cache
 
+	plan Plan
 	jobs *runner.Workplace
 }
 
@@ -101,18 +102,20 @@ type Host struct {
 // device.ErrFew.
 func Open(m Machine, o Options) (*Host, error) {
 	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
-	if m.Sandbox.Level == sandbox.Bwrap {
-		return nil, errors.New(`sandbox.level "bwrap" is configured, and this build runs no script in it`)
+	if m.Sandbox.Level == "" {
+		m.Sandbox.Level = sandbox.None
 	}
-	h := &Host{Runtimes: runner.Runtimes(m.Runtimes), Sandbox: m.config(sandbox.None, o.Slots)}
+	plan, err := m.Plan(o.Slots)
+	if err != nil {
+		return nil, err
+	}
+	h := &Host{Runtimes: plan.Runtimes, Sandbox: plan.Sandbox, plan: plan}
 	if err := h.equip(m, o); err != nil {
 		return nil, err
 	}
-	var err error
 	if h.jobs, err = runner.OpenWorkplace(""); err != nil {
 		return nil, err
 	}
-	h.Runner, h.Temp = runner.Exec{Dir: h.jobs.Dir, Spares: &runner.Spares{}}, h.jobs.Dir
 	return h, nil
 }
 
@@ -127,6 +130,37 @@ func (h *Host) equip(m Machine, o Options) (err error) {
 		h.Sandbox.Prefixes = append(h.Sandbox.Prefixes, h.Environments.Dir())
 	}
 	return err
+}
+
+// A Worker is for whom a [Host] makes a runner.
+type Worker struct {
+	Machine string // "": its scripts end with its process
+	Spool   string // its folder
+	Slots   int
+}
+
+// few is how many sandboxes are kept ready beyond those that may be asked for
+// at once, so that the next find one while the last are being replaced; most
+// is how many at most.
+const few, most = 2, 64
+
+// Runner returns what runs the scripts of w; close ends what is idle of it.
+// Where this system has no keepers, scripts are processes of this one.
+func (h *Host) Runner(w Worker) (run runner.Runner, close func() error, err error) {
+	cfg := runner.KeptConfig{Dir: h.jobs.Dir, Spool: w.Spool, Prefix: spool.Keepers(w.Machine), Hold: h.jobs.Lock(), Ahead: min(w.Slots, most)}
+	if h.Sandbox.Level != sandbox.None {
+		cfg.Box = &runner.BoxConfig{Sandbox: h.Sandbox, Cgroups: h.plan.Groups, Park: h.Runtimes["python"]}
+		cfg.Ahead = min(w.Slots+few, most)
+	}
+	kept, err := runner.OpenKept(cfg)
+	switch {
+	case err == nil:
+		return kept, kept.Close, nil
+	case h.Sandbox.Level != sandbox.None || !errors.Is(err, runner.ErrNoKeepers):
+		return nil, nil, err
+	}
+	spares := &runner.Spares{}
+	return runner.Exec{Dir: h.jobs.Dir, Spares: spares}, spares.Close, nil
 }
 
 // Contains says what contains the scripts, for the line that tells of a start.

@@ -154,7 +154,7 @@ func boxed(t *testing.T, m host.Machine) machine {
 		t.Fatalf("this machine contains scripts by %s: %s", plan.Sandbox.Level, plan.Missing)
 	}
 	k, err := runner.OpenKept(runner.KeptConfig{
-		Dir: t.TempDir(), Spool: t.TempDir(), Program: "/proc/self/exe", Machine: "cpu",
+		Dir: t.TempDir(), Spool: t.TempDir(), Program: "/proc/self/exe", Prefix: "k.cpu.",
 		Box: &runner.BoxConfig{Sandbox: plan.Sandbox, Cgroups: true, Park: plan.Runtimes["python"]},
 	})
 	if err != nil {

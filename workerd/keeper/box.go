@@ -44,8 +44,11 @@ func (b *box) open() (err error) {
 	return err
 }
 
-// close gives it back. Nothing but the keeper is in the namespace.
+// close gives it back, and ends the cell.
 func (b *box) close() {
+	if b.cell != nil {
+		b.cell.discard()
+	}
 	if b.group != nil {
 		b.group.Close()
 	}

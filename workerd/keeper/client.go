@@ -9,12 +9,19 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
+
+// A frame is one that came.
+type frame struct {
+	kind byte
+	body []byte
+}
 
 // ErrGone: the keeper is dead, and with it whatever it kept.
 var ErrGone = errors.New("the script's keeper is dead")
@@ -31,7 +38,12 @@ type Client struct {
 
 	hi   chan Hello    // the first thing that a keeper says
 	gone chan struct{} // closed when the keeper has ended or hung up
-	run  atomic.Pointer[Run]
+
+	mu    sync.Mutex
+	run   *Run    // nil: there is none
+	early []frame // what an adopted keeper said of its job before Resume
+	keep  bool    // there may be such
+
 	dead atomic.Bool // nothing more is heard of it
 	left atomic.Bool
 
@@ -119,9 +131,41 @@ func (c *Client) receive(buf []byte) (int, error) {
 }
 
 func newClient(f *Folder, conn *net.UnixConn, cmd *exec.Cmd) *Client {
-	c := &Client{Folder: f, conn: conn, cmd: cmd, hi: make(chan Hello, 1), gone: make(chan struct{}), ready: make(chan *Cell, 1)}
-	go c.listen()
+	c := &Client{Folder: f, conn: conn, cmd: cmd}
+	c.start()
 	return c
+}
+
+func (c *Client) start() {
+	c.hi, c.gone, c.ready = make(chan Hello, 1), make(chan struct{}), make(chan *Cell, 1)
+	go c.listen()
+}
+
+// attach makes r the job of which the keeper speaks, nil: there is none.
+func (c *Client) attach(r *Run) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.run = r
+	for _, f := range c.early {
+		r.heed(f.kind, f.body) // what is wrong with one is wrong with the next
+	}
+	c.early, c.keep = nil, false
+	if r != nil && c.dead.Load() { // it was so before the job was there
+		r.lost()
+	}
+}
+
+// pass hands what the keeper says of its job on.
+func (c *Client) pass(kind byte, body []byte) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.run != nil {
+		return c.run.heed(kind, body)
+	}
+	if c.keep {
+		c.early = append(c.early, frame{kind, slices.Clone(body)})
+	}
+	return true
 }
 
 // Adopt connects to the keeper of a folder that another process has started,
@@ -135,7 +179,8 @@ func Adopt(f *Folder) (*Client, Hello, error) {
 	if err != nil {
 		return nil, Hello{}, fmt.Errorf("%w: %w", ErrGone, err)
 	}
-	c := newClient(f, conn, nil)
+	c := &Client{Folder: f, conn: conn, keep: true}
+	c.start()
 	h, err := c.await()
 	if err != nil {
 		conn.Close()
@@ -165,7 +210,13 @@ func (c *Client) Alive() bool { return !c.dead.Load() }
 // Close ends the connection. A keeper that is idle, or whose job is mortal,
 // ends then, and Close returns when it has. Its folder stays.
 func (c *Client) Close() {
-	c.conn.Close()
+	c.conn.CloseWrite()
+	c.conn.SetReadDeadline(time.Now().Add(helloLimit))
+	c.end()
+}
+
+// end closes what is left once nothing more is heard.
+func (c *Client) end() {
 	<-c.gone
 	select {
 	case cell := <-c.ready:
@@ -178,7 +229,8 @@ func (c *Client) Close() {
 // Leave gives the keeper up whatever it does, for an adopter.
 func (c *Client) Leave() {
 	c.left.Store(true)
-	c.Close()
+	c.conn.Close()
+	c.end()
 }
 
 // listen takes in what the keeper says until it hangs up.
@@ -196,10 +248,12 @@ func (c *Client) listen() {
 	for _, f := range c.files {
 		f.Close()
 	}
+	c.mu.Lock()
 	c.dead.Store(true)
-	if r := c.run.Load(); r != nil {
-		r.lost()
+	if c.run != nil {
+		c.run.lost()
 	}
+	c.mu.Unlock()
 	if c.cmd != nil && !c.left.Load() {
 		c.cmd.Wait() // it has ended, or ends now that nobody is connected
 	}
@@ -227,7 +281,7 @@ func (c *Client) heed(in *[]byte) bool {
 			if !c.newReady(body) {
 				return false
 			}
-		} else if r := c.run.Load(); r != nil && !r.heed(kind, body) {
+		} else if !c.pass(kind, body) {
 			return false
 		}
 	}

@@ -56,9 +56,7 @@ func Main() int {
 	}
 	for k.turn() {
 	}
-	if k.box != nil {
-		k.box.close()
-	}
+	k.giveUp()
 	return 0
 }
 
@@ -119,6 +117,15 @@ func (k *keeper) turn() bool {
 	}
 	k.flush()
 	return k.needed()
+}
+
+// giveUp gives back all that the keeper has of the host.
+func (k *keeper) giveUp() {
+	if k.box != nil {
+		k.box.close()
+		k.box = nil
+	}
+	unix.Close(fdHold)
 }
 
 // needed reports whether anybody may still want something of this keeper.
@@ -267,7 +274,7 @@ func (k *keeper) accept() {
 	k.conn = fd
 	var h Hello
 	if j := k.job; j != nil {
-		h.Busy, h.Boxed = true, j.cell != nil
+		h.Busy, h.Boxed, h.Until = true, j.cell != nil, j.Until
 		h.Stdin, h.Feed = j.stdin.taken()
 		j.told = [2]int64{}
 		j.out[0].took, j.out[1].took = 0, 0
@@ -285,6 +292,9 @@ func (k *keeper) accept() {
 func (k *keeper) hangUp() {
 	if k.conn < 0 {
 		return
+	}
+	if k.job == nil {
+		k.giveUp() // before the connection's end, which tells that it is done
 	}
 	unix.Close(k.conn)
 	k.conn, k.in, k.out, k.rights = -1, nil, nil, nil

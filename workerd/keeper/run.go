@@ -93,11 +93,8 @@ func newRun(f *Folder, with Streams) *Run {
 
 func (c *Client) newRun(with Streams) *Run {
 	r := newRun(c.Folder, with)
-	r.send, r.forget = c.send, func() { c.run.Store(nil) }
-	c.run.Store(r)
-	if c.dead.Load() { // it was so before the job was there
-		r.lost()
-	}
+	r.send, r.forget = c.send, func() { c.attach(nil) }
+	c.attach(r)
 	return r
 }
 

@@ -72,10 +72,11 @@ type Ready struct {
 
 // A Hello says how far a job is.
 type Hello struct {
-	Busy  bool   // there is a job
-	Boxed bool   // it runs in a sandbox: a Ready follows
-	Stdin uint64 // bytes of stdin that it has got so far
-	Feed  bool   // it wants more of them
+	Busy  bool          // there is a job
+	Boxed bool          // it runs in a sandbox: a Ready follows
+	Stdin uint64        // bytes of stdin that it has got so far
+	Feed  bool          // it wants more of them
+	Until time.Duration // Start.Until, as it is now
 }
 
 // An End says how a job ended.
@@ -213,12 +214,13 @@ func (h *Hello) pack() []byte {
 	p.flag(h.Boxed)
 	p.num(h.Stdin)
 	p.flag(h.Feed)
+	p.dur(h.Until)
 	return p
 }
 
 func (h *Hello) unpack(b []byte) error {
 	u := unpacker{b: b}
-	*h = Hello{Busy: u.flag(), Boxed: u.flag(), Stdin: u.num(), Feed: u.flag()}
+	*h = Hello{Busy: u.flag(), Boxed: u.flag(), Stdin: u.num(), Feed: u.flag(), Until: u.dur()}
 	return u.err()
 }
 

@@ -27,7 +27,7 @@ func boxed(t testing.TB, before *daemon, limits sandbox.Limits) *daemon {
 		d.dir, d.spool = before.dir, before.spool
 	}
 	d.Kept, err = runner.OpenKept(runner.KeptConfig{
-		Dir: d.dir, Spool: d.spool, Program: os.Args[0], Machine: "cpu",
+		Dir: d.dir, Spool: d.spool, Program: os.Args[0], Prefix: "k.cpu.",
 		Box: &runner.BoxConfig{
 			Sandbox: sandbox.Config{Level: sandbox.Bwrap, Prefixes: []string{filepath.Dir(filepath.Dir(python))}, Limits: limits},
 			Cgroups: true, Park: []string{python, "-I", "-S"},

@@ -16,7 +16,7 @@ type KeptConfig struct {
 	Program string     // the keeper's binary; "": the one beside this binary, or this binary
 	Dir     string     // where the jobs' directories are made; "": the system's
 	Spool   string     // where each keeper has a folder; an adopter's is the same
-	Machine string     // whose jobs are adopted: those of other machines are left
+	Prefix  string     // what the names of the folders start with: others are left alone
 	Path    string     // PATH of scripts; "": DefaultPath
 	Ahead   int        // keepers that are kept ready
 	Box     *BoxConfig // what each script is in; nil: nothing
@@ -29,7 +29,3 @@ type BoxConfig struct {
 	Cgroups bool     // each keeper has one; else there are none
 	Park    []string // the command of the interpreter that waits in each sandbox made ahead
 }
-
-// FolderPrefix is what the names of the folders of a machine's keepers start
-// with.
-func FolderPrefix(machine string) string { return "k." + machine + "." }

@@ -44,7 +44,7 @@ func OpenKept(cfg KeptConfig) (*Kept, error) {
 		}
 	}
 	k := &Kept{cfg: cfg}
-	k.pool = pool{program: program, dir: cfg.Spool, prefix: FolderPrefix(cfg.Machine), hold: cfg.Hold, ahead: cfg.Ahead}
+	k.pool = pool{program: program, dir: cfg.Spool, prefix: cfg.Prefix, hold: cfg.Hold, ahead: cfg.Ahead}
 	if cfg.Box != nil {
 		box, err := cfg.Box.box()
 		if err != nil {
@@ -247,6 +247,9 @@ func (p *place) clear() error {
 	if err := p.client.ClearManifest(); err != nil {
 		return errors.Join(append(errs, err, p.bury())...)
 	}
+	if err := os.Truncate(p.folder.Children(), 0); err != nil {
+		return errors.Join(append(errs, err, p.bury())...)
+	}
 	if p.run != nil {
 		p.run.Forget()
 	}
@@ -346,6 +349,14 @@ func (o *orphan) Note() []byte { return o.note }
 // Stdin implements [Orphan].
 func (o *orphan) Stdin() (uint64, bool) { return o.hello.Stdin, o.hello.Feed }
 
+// Until implements [Orphan].
+func (o *orphan) Until() time.Duration {
+	if _, over := o.folder.Exit(); over || o.client == nil {
+		return 0
+	}
+	return o.hello.Until
+}
+
 // Resume implements [Orphan].
 func (o *orphan) Resume(ctx context.Context, job Job) Result {
 	job.Note = o.note
@@ -370,4 +381,13 @@ func Boottime() time.Duration {
 		return 0 // never so since Linux 2.6.39
 	}
 	return time.Duration(t.Nano())
+}
+
+// BeKeeper is a keeper's life, where this binary was started as one: by its
+// argv. False: it was not.
+func BeKeeper(argv []string) (code int, was bool) {
+	if !keeper.Called(argv) {
+		return 0, false
+	}
+	return keeper.Main(), true
 }

@@ -35,7 +35,7 @@ func newDaemon(t *testing.T, before *daemon) *daemon {
 	if before != nil {
 		d.dir, d.spool = before.dir, before.spool
 	}
-	k, err := runner.OpenKept(runner.KeptConfig{Dir: d.dir, Spool: d.spool, Program: os.Args[0], Machine: "cpu"})
+	k, err := runner.OpenKept(runner.KeptConfig{Dir: d.dir, Spool: d.spool, Program: os.Args[0], Prefix: "k.cpu."})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -344,7 +344,7 @@ func TestDaemonKilled(t *testing.T) {
 				awaitEnd(t, fd, 10*time.Second)
 				return
 			}
-			other, err := runner.OpenKept(runner.KeptConfig{Dir: d.dir, Spool: d.spool, Program: os.Args[0], Machine: "gpu"})
+			other, err := runner.OpenKept(runner.KeptConfig{Dir: d.dir, Spool: d.spool, Program: os.Args[0], Prefix: "k.gpu."})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -354,7 +354,7 @@ func TestDaemonKilled(t *testing.T) {
 			if err := other.Close(); err != nil {
 				t.Error(err)
 			}
-			next, err := runner.OpenKept(runner.KeptConfig{Dir: d.dir, Spool: d.spool, Program: os.Args[0], Machine: "cpu"})
+			next, err := runner.OpenKept(runner.KeptConfig{Dir: d.dir, Spool: d.spool, Program: os.Args[0], Prefix: "k.cpu."})
 			if err != nil {
 				t.Fatal(err)
 			}

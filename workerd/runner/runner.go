@@ -141,6 +141,9 @@ type Orphan interface {
 	// Stdin is how much of its stdin the script got, and whether it wants the
 	// rest.
 	Stdin() (size uint64, more bool)
+	// Until is when its keeper ends it, as [Boottime] has it; 0: nothing runs any
+	// more.
+	Until() time.Duration
 	// Resume is Run for what is left of the job, of which Stdout, Stderr,
 	// Stdin, Serve, Now, Collect, Lease and Leave count. Both outputs are written from
 	// their first byte on. The result is Lost where the job died meanwhile.

@@ -22,7 +22,7 @@ import (
 var suites = map[string]suite{"exec": execSuite, "kept": {openKept}}
 
 func openKept(dir, spool string) (runner.Runner, func() error) {
-	k, err := runner.OpenKept(runner.KeptConfig{Dir: dir, Spool: spool, Program: os.Args[0], Machine: "cpu"})
+	k, err := runner.OpenKept(runner.KeptConfig{Dir: dir, Spool: spool, Program: os.Args[0], Prefix: "k.cpu."})
 	if err != nil {
 		panic(err)
 	}

@@ -49,10 +49,19 @@ func OpenWorkplace(parent string) (*Workplace, error) {
 	}
 }
 
-// Close removes the workplace.
+// Close removes the workplace, unless jobs were left in it: their keepers hold
+// its lock. Those of which adopted jobs have come to their end go with it.
 func (w *Workplace) Close() error {
-	return errors.Join(jobDir(w.Dir).remove(), w.lock.Close())
+	err := os.Remove(w.Dir)
+	if errors.Is(err, syscall.ENOTEMPTY) {
+		err = nil
+	}
+	return errors.Join(err, w.lock.Close(), clearWorkplaces(filepath.Dir(w.Dir)))
 }
+
+// Lock is what holds the workplace: a process that has it open too keeps it
+// from being removed.
+func (w *Workplace) Lock() *os.File { return w.lock }
 
 // clearWorkplaces removes the workplaces in parent that nobody holds.
 func clearWorkplaces(parent string) error {

@@ -28,7 +28,7 @@ func BenchmarkNoOp(b *testing.B) {
 	e := &engine.Engine{Store: store.NewMemory(), Queue: queue.NewMemory("cpu"), Blobs: blob.NewMemory()}
 	w, err := New(Config{
 		Engine: e, Machine: "cpu", Slots: 64, Name: "w1", Runner: idle{},
-		Runtimes: map[string][]string{"python": nil}, API: http.NotFoundHandler(), Temp: b.TempDir(),
+		Runtimes: map[string][]string{"python": nil}, API: http.NotFoundHandler(),
 	})
 	if err != nil {
 		b.Fatal(err)

@@ -3,8 +3,10 @@ package worker
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 
@@ -15,23 +17,100 @@ import (
 // children numbers the children that one attempt submits without an id, in
 // order of submission, attached and detached ones apart. A script that runs
 // again counts again, and so meets the children that it had made.
+//
+// The numbers stand in a file before they are used, one JSON object a line, so
+// that whoever adopts the job counts on.
 type children struct {
 	mu                 sync.Mutex
 	attached, detached int
 	byKey              map[string]string // a client's key to the id that its request was given
+	file               *os.File          // nil: nobody can adopt the job
+	broken             error             // the file is not as it should be: nothing is numbered
+}
+
+// A number is a line of the file.
+type number struct {
+	ID       string `json:"id"`
+	Key      string `json:"key,omitempty"`
+	Detached bool   `json:"detached,omitempty"`
+}
+
+// open counts on from what stands in the file. A line that is not whole was
+// never used.
+func (c *children) open(path string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if path == "" {
+		return nil
+	}
+	if c.file, c.broken = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600); c.broken != nil {
+		return c.broken
+	}
+	body, err := io.ReadAll(c.file)
+	whole := bytes.LastIndexByte(body, '\n') + 1
+	for line := range bytes.Lines(body[:whole]) {
+		var n number
+		if err = errors.Join(err, json.Unmarshal(line, &n)); err == nil {
+			c.take(n)
+		}
+	}
+	_, seek := c.file.Seek(int64(whole), io.SeekStart)
+	c.broken = errors.Join(err, seek, c.file.Truncate(int64(whole)))
+	return c.broken
+}
+
+// close closes the file.
+func (c *children) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.file != nil {
+		c.file.Close()
+	}
+}
+
+// keep writes n down. It stands on the disk before keep returns.
+func (c *children) keep(n number) error {
+	if c.file == nil || c.broken != nil {
+		return c.broken
+	}
+	line, err := json.Marshal(n)
+	if err == nil {
+		_, err = c.file.Write(append(line, '\n'))
+	}
+	if err == nil {
+		err = c.file.Sync()
+	}
+	c.broken = err
+	return err
+}
+
+// take counts n.
+func (c *children) take(n number) {
+	if n.Detached {
+		c.detached++
+	} else {
+		c.attached++
+	}
+	if n.Key != "" {
+		if c.byKey == nil {
+			c.byKey = make(map[string]string)
+		}
+		c.byKey[n.Key] = n.ID
+	}
 }
 
 // adopt gives the submission in r an id if it has none, and returns the id. A
 // request with a key that was seen before gets the id that it had. With hasten
 // the answer will not wait for the child's end, and the mode that the wait
 // implied is written down. A body that cannot be read is left for the API to
-// refuse; the id is empty then.
-func (c *children) adopt(parent string, r *http.Request, hasten bool) string {
+// refuse; the id is empty then. An error means that the number could not be
+// kept.
+func (c *children) adopt(parent string, r *http.Request, hasten bool) (string, error) {
 	body, err := io.ReadAll(io.LimitReader(r.Body, api.MaxBody+1))
 	defer func() { setBody(r, body) }()
 	var fields map[string]json.RawMessage
 	if err != nil || len(body) > api.MaxBody || json.Unmarshal(body, &fields) != nil || fields == nil {
-		return ""
+		return "", nil
 	}
 	if hasten {
 		if asksToWait(r) && text(fields["mode"]) == "" {
@@ -40,34 +119,31 @@ func (c *children) adopt(parent string, r *http.Request, hasten bool) string {
 		r.Header.Set("Prefer", "respond-async")
 	}
 	if id := text(fields["id"]); id != "" {
-		return id
+		return id, nil
 	}
-	id := c.number(parent, r.Header.Get(api.KeyHeader), text(fields["mode"]) == promise.Detached.String())
-	body = withField(body, fields, "id", id)
-	return id
+	id, err := c.number(parent, r.Header.Get(api.KeyHeader), text(fields["mode"]) == promise.Detached.String())
+	if err == nil {
+		body = withField(body, fields, "id", id)
+	}
+	return id, err
 }
 
 // number returns the id of the next child, or of the one with that key.
-func (c *children) number(parent, key string, detached bool) (id string) {
+func (c *children) number(parent, key string, detached bool) (string, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if id, ok := c.byKey[key]; ok {
-		return id
+		return id, nil
 	}
+	n := number{ID: promise.ChildID(parent, c.attached+1), Key: key, Detached: detached}
 	if detached {
-		c.detached++
-		id = promise.DetachedID(parent, c.detached)
-	} else {
-		c.attached++
-		id = promise.ChildID(parent, c.attached)
+		n.ID = promise.DetachedID(parent, c.detached+1)
 	}
-	if key != "" {
-		if c.byKey == nil {
-			c.byKey = make(map[string]string)
-		}
-		c.byKey[key] = id
+	if err := c.keep(n); err != nil {
+		return "", err
 	}
-	return id
+	c.take(n)
+	return n.ID, nil
 }
 
 // withField returns the object in body with a field more. The rest stays byte

@@ -17,8 +17,6 @@ import (
 // killed and the task given back, which costs none of its budgets; the error
 // is then ctx's. promise.ErrNotFound.
 func (w *Worker) Execute(ctx context.Context, id string) (promise.Record, error) {
-	w.sockets.open()
-	defer w.sockets.close()
 	base, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer end(nil)
 	defer w.hurry(ctx, end)()

@@ -9,6 +9,7 @@ import (
 	"modulate/internal/promise"
 	"modulate/internal/queue"
 	"modulate/internal/store"
+	"modulate/workerd/runner"
 )
 
 // A guard keeps a job's lease and watches over its promise while the script
@@ -121,6 +122,12 @@ func (j *job) fenceAt() time.Time {
 	return j.held.Add(lease - margin(lease))
 }
 
+// leaseMoved tells the script's runner until when it may run.
+func (j *job) leaseMoved() {
+	left := j.leaseLeft() - margin(j.rec.Task.Lease)
+	j.lease.Extend(runner.Boottime() + max(left, 1))
+}
+
 // leaseLeft is how long the lease lasts by the clock that says less: the
 // monotonic one, or the wall clock, by which others take it for over.
 func (j *job) leaseLeft() time.Duration {
@@ -133,6 +140,9 @@ func (j *job) leaseLeft() time.Duration {
 // dueIn is the time to what the guard does next: extend, find out that the
 // deadline has passed, or let go of the message.
 func (j *job) dueIn() time.Duration {
+	if j.unsure {
+		return 0
+	}
 	in := min(
 		j.leaseLeft()-j.rec.Task.Lease*2/3,
 		j.rec.DeadlineAt.Sub(j.w.engine.Time()),
@@ -183,7 +193,8 @@ func (j *job) prolong(ctx context.Context, fence *time.Timer) bool {
 		return false
 	}
 	j.w.tally.extends(time.Until(j.fenceAt())) // of the lease before
-	j.held = sent
+	j.held, j.unsure = sent, false
+	j.leaseMoved()
 	fence.Reset(time.Until(j.fenceAt()))
 	bounded, cancel := context.WithTimeout(ctx, rec.Task.Lease/6)
 	defer cancel()

@@ -29,20 +29,25 @@ func (j *job) spec() (runner.Job, error) {
 	if err != nil {
 		return runner.Job{}, err
 	}
-	env, err := j.env(in.Env)
+	note, err := j.will()
 	if err != nil {
 		return runner.Job{}, err
 	}
 	spec := runner.Job{
-		Command: command, Name: call.Name, Args: in.Args, Env: env,
-		Script: j.scriptSource(call.Script), Stdout: &j.stdout, Stderr: j.devices.Hear(&j.stderr), Devices: j.devices.Nodes(),
+		Command: command, Name: call.Name, Args: in.Args, Env: j.env(in.Env),
+		Script: j.content(call.Script, 0), Stdout: &j.stdout, Stderr: j.devices.Hear(&j.stderr), Devices: j.devices.Nodes(),
 		Timeout: call.Timeout, Grace: grace, Now: j.now, Collect: j.collect,
+		Note: note, Lease: &j.lease, Leave: j.w.over,
+	}
+	if j.w.cfg.API != nil {
+		j.socket = &socket{j: j}
+		spec.Serve = j.socket.serve
 	}
 	for _, f := range in.Files {
-		spec.Files = append(spec.Files, runner.File{Name: f.Name, Open: j.content(f.SHA256)})
+		spec.Files = append(spec.Files, runner.File{Name: f.Name, Open: j.content(f.SHA256, 0)})
 	}
 	if !call.Stdin.IsZero() {
-		src, err := j.content(call.Stdin)()
+		src, err := j.content(call.Stdin, 0)()
 		if err != nil {
 			return runner.Job{}, fmt.Errorf("opening its standard input: %w", err)
 		}
@@ -66,7 +71,7 @@ func (j *job) command(runtime string) ([]string, error) {
 		slices.Sort(have)
 		return nil, fmt.Errorf("this worker has no runtime %q; it has %s", runtime, strings.Join(have, ", "))
 	}
-	script, err := j.content(j.call.Script)()
+	script, err := j.content(j.call.Script, 0)()
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +95,7 @@ func (j *job) input(call *promise.Call) (in promise.Input, err error) {
 
 // env is the environment that the call names and what the worker adds, which
 // the call cannot replace.
-func (j *job) env(call map[string]string) ([]string, error) {
+func (j *job) env(call map[string]string) []string {
 	own := [...]string{
 		"MODULATE_ID=" + j.id,
 		"MODULATE_ATTEMPT=" + strconv.FormatUint(uint64(j.number), 10),
@@ -98,22 +103,13 @@ func (j *job) env(call map[string]string) ([]string, error) {
 		"MODULATE_GRACE=" + strconv.Itoa(int(grace/time.Second)),
 	}
 	devices := j.devices.Env()
-	env := make([]string, 0, len(call)+len(own)+len(devices)+1)
+	env := make([]string, 0, len(call)+len(own)+len(devices))
 	for _, name := range slices.Sorted(maps.Keys(call)) {
 		if !strings.HasPrefix(name, "MODULATE_") && !slices.ContainsFunc(devices, named(name)) {
 			env = append(env, name+"="+call[name])
 		}
 	}
-	env = append(append(env, own[:]...), devices...)
-	if j.w.cfg.API == nil {
-		return env, nil
-	}
-	path, err := j.w.sockets.path(j.claim)
-	if err != nil {
-		return nil, err
-	}
-	j.socket = &socket{j: j, path: path}
-	return append(env, "MODULATE_SOCKET="+path), nil
+	return append(append(env, own[:]...), devices...)
 }
 
 // named reports whether an entry of an environment has that name.
@@ -121,29 +117,15 @@ func named(name string) func(entry string) bool {
 	return func(entry string) bool { return strings.HasPrefix(entry, name+"=") }
 }
 
-// content returns what opens the content with that hash.
-func (j *job) content(sum promise.Hash) func() (io.ReadCloser, error) {
+// content returns what opens the content with that hash, from offset on.
+func (j *job) content(sum promise.Hash, offset int64) func() (io.ReadCloser, error) {
 	return func() (src io.ReadCloser, err error) {
 		err = j.w.blobs.again(j.work, patience{callTime, blobTime}, func(context.Context) (err error) {
 			// The reader outlives the call, so the call's limit is not its.
-			src, err = j.w.engine.Blobs.Get(j.work, blob.ContentKey(sum), 0)
+			src, err = j.w.engine.Blobs.Get(j.work, blob.ContentKey(sum), offset)
 			return err
 		})
 		return src, err
-	}
-}
-
-// scriptSource opens the script, and the script's socket with it: a runner
-// that asks for no script starts no process that could use one.
-func (j *job) scriptSource(sum promise.Hash) func() (io.ReadCloser, error) {
-	open := j.content(sum)
-	return func() (io.ReadCloser, error) {
-		if j.socket != nil {
-			if err := j.socket.listen(); err != nil {
-				return nil, fmt.Errorf("opening its socket: %w", err)
-			}
-		}
-		return open()
 	}
 }
 

@@ -80,6 +80,10 @@ type job struct {
 	left           left      // what it left in MODULATE_OUTPUT
 	dead           time.Time // the script has been since then; zero: it was killed, or never lived
 
+	lease  runner.Lease  // what its runner knows of it
+	orphan runner.Orphan // what another worker has left of it; nil: it began here
+	unsure bool          // it was adopted, and its lease has not been extended since
+
 	devices     *device.Lease // nil: the worker has none
 	memoryOut   string        // by what evidence it ran out of their memory; "": none
 	environment func()        // ends the use of what was prepared for it; nil: nothing was
@@ -150,6 +154,7 @@ func (w *Worker) newJob(base context.Context, rec promise.Record, held time.Time
 		number: rec.Attempts[len(rec.Attempts)-1].Number, rec: rec, held: held,
 		now: make(chan struct{}),
 	}
+	j.leaseMoved()
 	j.work, j.abandon = context.WithCancelCause(base)
 	j.script, j.kill = context.WithCancelCause(j.work)
 	heard := j.listen()
@@ -167,6 +172,10 @@ func (j *job) run() (promise.Record, error) {
 	j.note("an attempt begins", "")
 	j.startGuard()
 	res := j.execute()
+	defer j.w.forget(j.id, res)
+	if res.End == runner.Left {
+		return j.handedOver(), nil
+	}
 	j.w.point(PointRan)
 	out := j.outcome(res)
 	j.w.point(PointUploaded)
@@ -193,10 +202,22 @@ func (j *job) run() (promise.Record, error) {
 	return j.rec, nil
 }
 
+// handedOver ends what this worker does for a job that goes on without it.
+func (j *job) handedOver() promise.Record {
+	j.stdout.end()
+	j.stderr.end()
+	j.stopGuard()
+	j.note("a script is left to the next worker", "")
+	return j.rec
+}
+
 // execute runs the script, and returns when it and all that it started is
 // dead.
 func (j *job) execute() runner.Result {
 	defer j.closeInputs()
+	if j.orphan != nil {
+		return j.ended(j.resume())
+	}
 	spec, err := j.spec()
 	var refused *uv.Refused
 	if errors.As(err, &refused) { // as uv run would end
@@ -207,12 +228,26 @@ func (j *job) execute() runner.Result {
 		return runner.Result{End: runner.Failed, Err: err}
 	}
 	j.devices.Used()
-	res := j.w.cfg.Runner.Run(j.script, spec)
-	j.memoryOut = j.devices.OutOfMemory()
-	j.devices.Return()
+	res := j.ended(j.w.cfg.Runner.Run(j.script, spec))
+	if res.End == runner.Left {
+		return res
+	}
 	if !j.dead.IsZero() && !j.received.IsZero() {
 		j.w.tally.begins(j.dead.Add(-res.Wall).Sub(j.received))
 	}
+	return res
+}
+
+// ended sees to what follows from how a script ended.
+func (j *job) ended(res runner.Result) runner.Result {
+	if res.End == runner.Left {
+		return res
+	}
+	if errors.Is(res.Err, runner.ErrLease) {
+		j.stop(fenced) // its keeper was faster
+	}
+	j.memoryOut = j.devices.OutOfMemory()
+	j.devices.Return()
 	return res
 }
 

@@ -52,6 +52,9 @@ func (j *job) fate(out *promise.Outcome, res runner.Result) {
 		out.Cause = promise.CauseTimeout
 		out.Error = problem("timeout", "the script ran too long",
 			"the script ran longer than its timeout of %v", j.call.Timeout)
+	case runner.Lost:
+		out.Cause = promise.CauseLost
+		out.Error = problem("lost", "the script died with what kept it", "%v", res.Err)
 	default:
 		j.badHost(out, res.Err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"modulate/internal/promise"
@@ -14,11 +15,12 @@ import (
 
 // intake is the receiving end of a Run: its slots, and the jobs in them.
 type intake struct {
-	w     *Worker
-	base  context.Context // of the jobs
-	slots chan struct{}   // holds one for each slot in use or asked for
-	next  chan arrival    // to goroutines that have done one job and wait for another
-	jobs  sync.WaitGroup  // those goroutines
+	w      *Worker
+	base   context.Context // of the jobs
+	slots  chan struct{}   // holds one for each slot in use or asked for
+	beyond atomic.Int32    // adopted jobs for which there was no slot: the next that end give none back
+	next   chan arrival    // to goroutines that have done one job and wait for another
+	jobs   sync.WaitGroup  // those goroutines
 }
 
 // arrival is a delivery, when it was received, and the devices of its slot.
@@ -28,16 +30,21 @@ type arrival struct {
 	devices *device.Lease
 }
 
+// newIntake returns one whose jobs are under base.
+func (w *Worker) newIntake(base context.Context) *intake {
+	return &intake{w: w, base: base, slots: make(chan struct{}, w.cfg.Slots), next: make(chan arrival)}
+}
+
 // receive takes messages into free slots until ctx ends, and handles each in a
-// goroutine under base.
-func (w *Worker) receive(ctx, base context.Context) *intake {
-	in := &intake{w: w, base: base, slots: make(chan struct{}, w.cfg.Slots), next: make(chan arrival)}
+// goroutine.
+func (in *intake) receive(ctx context.Context) {
+	w := in.w
 	defer close(in.next)
 	var b backoff
 	for {
 		free := in.take(ctx)
 		if len(free) == 0 {
-			return in
+			return
 		}
 		w.recess.wait(ctx)
 		got, err := w.engine.Queue.Receive(ctx, w.cfg.Machine, len(free), w.cfg.Lease+promise.Skew, queue.MaxWait)
@@ -45,7 +52,7 @@ func (w *Worker) receive(ctx, base context.Context) *intake {
 		if ctx.Err() != nil {
 			in.putBack(got)
 			in.give(free[:len(got)]...)
-			return in
+			return
 		}
 		in.start(got, free)
 		if err != nil {
@@ -91,7 +98,10 @@ func (in *intake) take(ctx context.Context) (free []*device.Lease) {
 func (in *intake) give(slots ...*device.Lease) {
 	for _, devices := range slots {
 		devices.Return()
-		<-in.slots
+		if in.beyond.Add(-1) < 0 {
+			in.beyond.Add(1)
+			<-in.slots
+		}
 	}
 }
 
@@ -133,6 +143,9 @@ func (in *intake) drain(ctx context.Context, end context.CancelCauseFunc) {
 		in.jobs.Wait()
 		close(done)
 	}()
+	if closed(w.over) && within(done, settleTime, w.aborted) {
+		return
+	}
 	if !errors.Is(context.Cause(ctx), runner.ErrNow) {
 		if w.linger(done) {
 			return

@@ -6,76 +6,19 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"sync"
 
 	"modulate/internal/api"
 	"modulate/internal/engine"
-	"modulate/internal/promise"
 )
-
-// maxSocketPath is the longest path of a socket. The address of a unix socket
-// has room for 104 bytes on macOS and 108 on Linux, the final zero included
-// (unix(7)).
-const maxSocketPath = 100
-
-// sockets is the directory of a worker's sockets, there while anything runs.
-type sockets struct {
-	temp string // where it is made; "": the system's
-
-	mu    sync.Mutex
-	users int
-	dir   string // "": not made yet
-}
-
-// open and close count who may need the directory.
-func (s *sockets) open() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.users++
-}
-
-func (s *sockets) close() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.users--; s.users == 0 && s.dir != "" {
-		os.RemoveAll(s.dir) // what stays is an empty directory of the system's temp
-		s.dir = ""
-	}
-}
-
-// path returns where the socket of a claim is to be, which no other script can
-// guess. Only the worker's own user can reach it.
-func (s *sockets) path(claim promise.Nonce) (string, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	name := claim.String()[:16]
-	if s.dir == "" {
-		temp := s.temp
-		if temp == "" {
-			temp = os.TempDir()
-		}
-		if len(filepath.Join(temp, "modulate-4294967295", name)) > maxSocketPath {
-			temp = "/tmp"
-		}
-		dir, err := os.MkdirTemp(temp, "modulate-")
-		if err != nil {
-			return "", err
-		}
-		s.dir = dir
-	}
-	return s.dir + "/" + name, nil
-}
 
 // A socket is what one script submits through. It serves the worker's API in
 // the name of the script's promise, and dies with the attempt.
 type socket struct {
 	j        *job
-	path     string
 	children children
 
-	server *http.Server // nil: nobody has listened
+	server *http.Server // nil: nobody serves
 	cancel context.CancelFunc
 
 	mu      sync.Mutex
@@ -83,19 +26,12 @@ type socket struct {
 	serving sync.WaitGroup // Serve, and the requests
 }
 
-// listen begins to serve. It is called at most once a process start, by the
-// runner that lays out the script.
-func (s *socket) listen() error {
-	if s.server != nil {
-		return nil
-	}
-	l, err := net.Listen("unix", s.path)
-	if err != nil {
-		return err
-	}
-	if err := os.Chmod(s.path, 0o700); err != nil {
-		l.Close()
-		return err
+// serve begins to serve at l, and counts children on from what stands in the
+// file numbers, "": there is none. It is called once by the runner that starts
+// the script or goes on with it.
+func (s *socket) serve(l net.Listener, numbers string) {
+	if err := s.children.open(numbers); err != nil {
+		s.j.w.log.Error("the numbers of a script's children cannot be kept; it submits none", "id", s.j.id, "error", err)
 	}
 	var ctx context.Context
 	ctx, s.cancel = context.WithCancel(s.j.work)
@@ -110,7 +46,6 @@ func (s *socket) listen() error {
 			s.j.w.log.Warn("a script's socket broke", "id", s.j.id, "error", err)
 		}
 	})
-	return nil
 }
 
 // close ends the socket and whatever it is in the middle of.
@@ -124,6 +59,7 @@ func (s *socket) close() {
 	s.cancel()
 	s.server.Close() // what it cannot close is closed already
 	s.serving.Wait()
+	s.children.close()
 }
 
 // begin reports whether a request may still be served; it is then waited for.
@@ -174,18 +110,29 @@ func (s *socket) pass(w http.ResponseWriter, r *http.Request) {
 func (s *socket) submit(w http.ResponseWriter, r *http.Request) {
 	tell := s.j.w.cfg.OnSubmit
 	if tell == nil {
-		s.children.adopt(s.j.id, r, false)
+		s.number(r, false)
 		s.pass(w, r)
 		return
 	}
 	// Whoever executes the child is told of it once it is accepted, and so the
 	// answer must not wait for its end.
-	id := s.children.adopt(s.j.id, r, true)
+	id := s.number(r, true)
 	seen := &statusWriter{ResponseWriter: w}
 	s.pass(seen, r)
 	if seen.status < http.StatusMultipleChoices && id != "" {
 		tell(id)
 	}
+}
+
+// number gives the child in r its id. Where that cannot be written down the
+// request is broken off: repeated, it must get the same.
+func (s *socket) number(r *http.Request, hasten bool) string {
+	id, err := s.children.adopt(s.j.id, r, hasten)
+	if err != nil {
+		s.j.w.log.Error("the number of a child cannot be kept; its submission is broken off", "id", s.j.id, "error", err)
+		panic(http.ErrAbortHandler)
+	}
+	return id
 }
 
 // statusWriter remembers the status of an answer.

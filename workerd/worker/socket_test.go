@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -31,13 +30,18 @@ func talking(t *testing.T, change func(*Config), does func(c *api.Client, job ru
 	t.Helper()
 	w := newWorld(t)
 	cfg := Config{
-		Engine: w.host.Engine, Name: "w1", Machine: "cpu", Runtimes: map[string][]string{"python": nil}, Temp: t.TempDir(),
+		Engine: w.host.Engine, Name: "w1", Machine: "cpu", Runtimes: map[string][]string{"python": nil},
 		API: api.Join(dispatch.New(dispatch.Config{Engine: w.host.Engine}), read.New(read.Config{Engine: w.host.Engine})),
 		Runner: &scripts{does: func(ctx context.Context, job runner.Job) runner.Result {
-			if _, err := job.Script(); err == nil {
-				t.Error("the script's content is there; the test means not to need it")
+			path := filepath.Join(t.TempDir(), "socket")
+			l, err := net.Listen("unix", path)
+			if err != nil {
+				t.Error(err)
+				return runner.Result{Code: 1}
 			}
-			c := api.NewClient("http://script", api.UnixTransport(envOf(job, "MODULATE_SOCKET")))
+			job.Serve(l, filepath.Join(t.TempDir(), "numbers"))
+			job.Env = append(job.Env, "MODULATE_SOCKET="+path)
+			c := api.NewClient("http://script", api.UnixTransport(path))
 			defer c.Close()
 			return does(c, job)
 		}},
@@ -243,23 +247,12 @@ func TestSocketBoundsBodies(t *testing.T) {
 	}
 }
 
-// The socket is the attempt's alone: short, private, and gone with it, with
-// whoever is still connected.
+// The socket is gone with the attempt, with whoever is still connected.
 func TestSocketDiesWithTheAttempt(t *testing.T) {
-	var path string
 	var stale net.Conn
 	w := talking(t, nil, func(c *api.Client, job runner.Job) runner.Result {
-		path = envOf(job, "MODULATE_SOCKET")
-		if len(path) > maxSocketPath {
-			t.Errorf("%d bytes of path", len(path))
-		}
-		for _, name := range []string{path, filepath.Dir(path)} {
-			if info, err := os.Stat(name); err != nil || info.Mode().Perm() != 0o700 {
-				t.Errorf("%s: %v, %v", name, info.Mode(), err)
-			}
-		}
 		var err error
-		if stale, err = net.Dial("unix", path); err != nil {
+		if stale, err = net.Dial("unix", envOf(job, "MODULATE_SOCKET")); err != nil {
 			t.Error(err)
 		}
 		return runner.Result{}
@@ -268,28 +261,49 @@ func TestSocketDiesWithTheAttempt(t *testing.T) {
 	if _, err := bufio.NewReader(stale).ReadByte(); err == nil {
 		t.Error("a connection outlives the attempt")
 	}
-	if _, err := os.Stat(filepath.Dir(path)); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the directory of the sockets: %v", err)
-	}
 	if got := w.children("a"); len(got) != 0 {
 		t.Errorf("children %q", got)
 	}
 }
 
-func TestSocketInALongTemp(t *testing.T) {
-	long := filepath.Join(t.TempDir(), strings.Repeat("deep/", 20))
-	if err := os.MkdirAll(long, 0o700); err != nil {
+// Who goes on with a job counts its children on, and knows the keys of those
+// that there are; a line that was not written whole is none.
+func TestChildrenAreCountedOn(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "numbers")
+	var c children
+	count := func(key string, detached bool, want string) {
+		t.Helper()
+		if id, err := c.number("a", key, detached); id != want || err != nil {
+			t.Errorf("key %q: %s, %v; want %s", key, id, err, want)
+		}
+	}
+	if err := c.open(path); err != nil {
 		t.Fatal(err)
 	}
-	talking(t, func(c *Config) { c.Temp = long }, func(c *api.Client, job runner.Job) runner.Result {
-		if path := envOf(job, "MODULATE_SOCKET"); len(path) > maxSocketPath {
-			t.Errorf("%d bytes of path", len(path))
+	count("k1", false, "a.1")
+	count("", false, "a.2")
+	count("k2", true, "detached_a_1")
+	c.close()
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+	if err == nil {
+		_, err = f.WriteString(`{"id":"a.3","ke`)
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // what is cut off does not come back
+		c = children{}
+		if err := c.open(path); err != nil {
+			t.Fatal(err)
 		}
-		if _, err := c.Get(t.Context(), "a", 0); err != nil {
-			t.Error(err)
-		}
-		return runner.Result{}
-	})
+		count("k2", true, "detached_a_1")
+		count("k1", false, "a.1")
+		count("k3", false, "a.3")
+		c.close()
+	}
+	if id, err := c.number("a", "k4", false); err == nil {
+		t.Errorf("a number that could not be kept: %s", id)
+	}
 }
 
 // Who executes the children is told of each, before anyone waits for it.
@@ -315,29 +329,6 @@ func TestOnSubmit(t *testing.T) {
 	}
 	if rec := w.get("a.1"); rec.Mode != promise.RPC {
 		t.Errorf("mode %s, want that of one who waits", rec.Mode)
-	}
-}
-
-// A runner that asks for no script pays for no socket.
-func TestNoSocketWithoutAScript(t *testing.T) {
-	w := newWorld(t)
-	temp := t.TempDir()
-	worker, err := New(Config{
-		Engine: w.host.Engine, Name: "w1", Runtimes: map[string][]string{"python": nil}, Temp: temp,
-		API: http.NotFoundHandler(),
-		Runner: &scripts{does: func(ctx context.Context, job runner.Job) runner.Result {
-			if _, err := os.Stat(envOf(job, "MODULATE_SOCKET")); !errors.Is(err, fs.ErrNotExist) {
-				t.Errorf("the socket: %v", err)
-			}
-			return runner.Result{}
-		}},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.submit("a", nil)
-	if _, err := worker.Execute(t.Context(), "a"); err != nil {
-		t.Fatal(err)
 	}
 }
 

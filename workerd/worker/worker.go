@@ -74,8 +74,7 @@ type Config struct {
 	// accepted. Submissions are then answered without waiting for their end.
 	OnSubmit func(id string)
 
-	Spool string // directory for outcomes that wait for the store; "": they wait in memory
-	Temp  string // directory for sockets; "": the system's
+	Spool string // directory for outcomes that wait for the store; "": they wait in memory, and scripts die with this process
 
 	Lease time.Duration // how long a received message is hidden until its call's own lease is known; DefaultLease when 0
 	Drain time.Duration // how long scripts may go on once Run is to stop; 0: not at all
@@ -111,7 +110,6 @@ type Worker struct {
 	engine  *engine.Engine
 	log     *slog.Logger
 	spool   *spool
-	sockets sockets
 	started promise.Time
 
 	store, queue, blobs trouble
@@ -128,6 +126,8 @@ type Worker struct {
 	abortOnce sync.Once
 	aborted   chan struct{}
 	away      departure
+	overOnce  sync.Once
+	over      chan struct{} // closed when the scripts are to be left to the next worker
 }
 
 // New returns a Worker. It makes the spool's directory.
@@ -154,7 +154,6 @@ func New(cfg Config) (*Worker, error) {
 	}
 	return &Worker{
 		cfg: cfg, engine: cfg.Engine, log: cfg.Log, spool: kept,
-		sockets:  sockets{temp: cfg.Temp},
 		started:  cfg.Engine.Time(),
 		store:    trouble{what: "the store", log: cfg.Log},
 		queue:    trouble{what: "the queue", log: cfg.Log},
@@ -162,6 +161,7 @@ func New(cfg Config) (*Worker, error) {
 		presence: make(chan struct{}, 1),
 		jobs:     make(map[*job]bool),
 		aborted:  make(chan struct{}),
+		over:     make(chan struct{}),
 		away:     departure{cause: promise.CauseDrained, changed: make(chan struct{}), told: make(chan struct{})},
 	}, nil
 }
@@ -176,8 +176,6 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	base, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer end(nil)
-	w.sockets.open()
-	defer w.sockets.close()
 
 	first, cancel := context.WithTimeout(base, callTime)
 	w.announce(first, 0) // some queues are there for machines that the roster knows
@@ -191,7 +189,9 @@ func (w *Worker) Run(ctx context.Context) error {
 	ctx, leave := w.untilStopped(ctx)
 	defer leave(nil)
 
-	in := w.receive(ctx, base)
+	in := w.newIntake(base)
+	in.adopt()
+	in.receive(ctx)
 	w.tally.drains()
 	in.drain(ctx, end)
 	stop()
@@ -214,6 +214,8 @@ func (w *Worker) untilStopped(ctx context.Context) (context.Context, context.Can
 			cancel(runner.ErrNow)
 		case <-w.away.told:
 			cancel(errLeaving)
+		case <-w.over:
+			cancel(errHandOver)
 		case <-ctx.Done():
 		}
 	}()
