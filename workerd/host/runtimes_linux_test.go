@@ -71,13 +71,19 @@ func shown(t *testing.T) string {
 // runs runs a script and returns what it wrote.
 func runs(t *testing.T, r runner.Runner, command []string, script string, args ...string) string {
 	t.Helper()
-	var out, errs bytes.Buffer
-	res := r.Run(t.Context(), runner.Job{
-		Command: command, Name: "script", Args: args, Stdout: &out, Stderr: &errs, Timeout: time.Minute,
+	return runsJob(t, r, runner.Job{
+		Command: command, Args: args,
 		Script: func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(script)), nil },
 	})
+}
+
+func runsJob(t *testing.T, r runner.Runner, j runner.Job) string {
+	t.Helper()
+	var out, errs bytes.Buffer
+	j.Name, j.Stdout, j.Stderr, j.Timeout = "script", &out, &errs, time.Minute
+	res := r.Run(t.Context(), j)
 	if res.End != runner.Exited || res.Code != 0 || res.Err != nil {
-		t.Errorf("%q: %+v: %s", command, res, &errs)
+		t.Errorf("%q: %+v: %s", j.Command, res, &errs)
 	}
 	if res.Forget != nil {
 		if err := res.Forget(); err != nil {
@@ -117,6 +123,36 @@ func TestRuntimesInTheSandbox(t *testing.T) {
 				t.Errorf("%q, want %q", got, c.want)
 			}
 		})
+	}
+}
+
+// A script sees the device files that it is lent, as those of GPUs are, and the
+// next script does not.
+func TestDeviceFilesInTheSandbox(t *testing.T) {
+	node := ""
+	for _, name := range []string{"/dev/kmsg", "/dev/fuse", "/dev/loop-control", "/dev/net/tun"} { // none is in an empty sandbox
+		if info, err := os.Stat(name); err == nil && info.Mode()&os.ModeCharDevice != 0 {
+			node = name
+			break
+		}
+	}
+	if node == "" && os.Getenv("CI") != "1" {
+		t.Skip("this machine has no device file to lend")
+	}
+	plan, box := boxed(t, host.Machine{})
+	script := "import os, stat\nprint(os.path.exists('" + node + "') and stat.S_ISCHR(os.stat('" + node + "').st_mode))\n"
+	for _, lent := range []bool{false, true, false} {
+		j := runner.Job{
+			Command: plan.Runtimes["python"],
+			Script:  func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(script)), nil },
+		}
+		want := "False\n"
+		if lent {
+			j.Devices, want = []string{node}, "True\n"
+		}
+		if got := runsJob(t, box, j); got != want {
+			t.Errorf("%s, lent %v: there %q", node, lent, got)
+		}
 	}
 }
 

@@ -177,13 +177,18 @@ func (e env) make(ctx context.Context, m metadata) error {
 	return nil
 }
 
+// syncTime is how long uv may take: PyTorch is 6 GiB, and others wait.
+const syncTime = 30 * time.Minute
+
 // sync has uv install everything.
 func (e env) sync(ctx context.Context, m metadata) error {
 	script := filepath.Join(e.dir(), "script.py")
 	if err := os.WriteFile(script, []byte(m.text()), 0o644); err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, e.c.cfg.Path, "sync", "--script", script, "--active", "--no-build", "--no-progress", "--color", "never")
+	bounded, cancel := context.WithTimeout(ctx, syncTime)
+	defer cancel()
+	cmd := exec.CommandContext(bounded, e.c.cfg.Path, "sync", "--script", script, "--active", "--no-build", "--no-progress", "--color", "never")
 	cmd.Dir = e.dir() // no project's configuration is above it
 	cmd.WaitDelay = time.Second
 	search := []string{"/usr/local/bin", "/usr/bin", "/bin"} // the interpreters that sandboxes show
@@ -198,6 +203,8 @@ func (e env) sync(ctx context.Context, m metadata) error {
 		return nil
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
+	case bounded.Err() != nil:
+		err = fmt.Errorf("it was stopped after %v", syncTime)
 	case cmd.ProcessState != nil && cmd.ProcessState.Exited() && !ours.Match(out):
 		return &Refused{"uv cannot install what it names:\n" + strings.TrimSpace(string(out))}
 	}
