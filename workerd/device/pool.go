@@ -38,9 +38,9 @@ type Pool struct {
 	back chan struct{} // tells Run that away has grown
 
 	mu       sync.Mutex
-	away     []*share // returned, or not looked at yet
-	lent     int
-	watch    chan struct{}     // tells Run that lent has changed
+	away     []*share          // returned, or not looked at yet
+	used     int               // leases under which a script runs
+	watch    chan struct{}     // tells Run that used has changed
 	least    map[string]int64  // bytes used of each device, the least that was seen
 	troubles map[string]string // quarantined devices, and why
 }
@@ -137,9 +137,11 @@ func (p *Pool) Adopt(uuids []string) *Lease {
 		return nil
 	}
 	if p.cfg.Shared {
-		return p.lend(p.all[0])
+		l := p.lend(p.all[0])
+		l.Used()
+		return l
 	}
-	l := &Lease{pool: p, used: true}
+	l := &Lease{pool: p}
 	has := func(s *share) bool {
 		return slices.ContainsFunc(s.devices, func(d Device) bool { return slices.Contains(uuids, d.UUID) })
 	}
@@ -154,7 +156,7 @@ func (p *Pool) Adopt(uuids []string) *Lease {
 	}
 	p.away = slices.DeleteFunc(p.away, has)
 	p.mu.Unlock()
-	p.count(len(l.shares))
+	l.Used()
 	tell(p.back)
 	return l
 }
@@ -163,13 +165,12 @@ func (p *Pool) lend(s *share) *Lease {
 	p.mu.Lock()
 	clear(s.peaks)
 	p.mu.Unlock()
-	p.count(1)
 	return &Lease{pool: p, shares: []*share{s}}
 }
 
 func (p *Pool) count(n int) {
 	p.mu.Lock()
-	p.lent += n
+	p.used += n
 	p.mu.Unlock()
 	tell(p.watch)
 }
@@ -182,10 +183,12 @@ func tell(c chan struct{}) {
 	}
 }
 
-// Used says that a script is about to run under the Lease.
+// Used says that a script is about to run under the Lease: who waits for one has
+// a Lease already.
 func (l *Lease) Used() {
-	if l != nil {
+	if l != nil && !l.used {
 		l.used = true
+		l.pool.count(1)
 	}
 }
 
@@ -197,8 +200,10 @@ func (l *Lease) Return() {
 		return
 	}
 	l.returned = true
-	for _, s := range l.shares {
+	if l.used {
 		l.pool.count(-1)
+	}
+	for _, s := range l.shares {
 		switch {
 		case l.pool.cfg.Shared:
 		case l.used:
@@ -275,7 +280,7 @@ func (l *Lease) Hear(w io.Writer) io.Writer {
 // A Report is how a Pool is doing.
 type Report struct {
 	Devices     int
-	Lent        int      // leases
+	Used        int      // leases under which a script runs
 	Quarantined []string // a sentence for each device that nobody gets for now
 	None        bool     // there are devices, and none of them can be lent
 }
@@ -287,7 +292,7 @@ func (p *Pool) Report() Report {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	r := Report{Devices: len(p.cfg.Devices), Lent: p.lent}
+	r := Report{Devices: len(p.cfg.Devices), Used: p.used}
 	for _, d := range p.cfg.Devices {
 		if why := p.troubles[d.UUID]; why != "" {
 			r.Quarantined = append(r.Quarantined, fmt.Sprintf("%v is lent to nobody: %s", d, why))

@@ -144,6 +144,7 @@ func TestEachDeviceGoesToOneAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, _ := run(t, newFake(2), Config{Slots: 2})
 		a, b := take(t, p), take(t, p)
+		b.Used()
 		if env := append(a.Env(), b.Env()...); !slices.Equal(env, []string{"CUDA_VISIBLE_DEVICES=GPU-0", "CUDA_VISIBLE_DEVICES=GPU-1"}) {
 			t.Errorf("two scripts are told %q", env)
 		}
@@ -158,7 +159,7 @@ func TestEachDeviceGoesToOneAtATime(t *testing.T) {
 		if err != nil || c.UUIDs()[0] != "GPU-0" {
 			t.Errorf("the next got %v, %v, want the device that came back", c.UUIDs(), err)
 		}
-		if r := p.Report(); r.Devices != 2 || r.Lent != 2 || len(r.Quarantined) > 0 {
+		if r := p.Report(); r.Devices != 2 || r.Used != 1 || len(r.Quarantined) > 0 {
 			t.Errorf("report %+v", r)
 		}
 	})
@@ -321,7 +322,7 @@ func TestAdopted(t *testing.T) {
 					}
 				}
 				l := p.Adopt([]string{"GPU-2", "GPU-away"})
-				if fmt.Sprint(l.UUIDs()) != "[GPU-2 GPU-3]" || p.Report().Lent != 1 {
+				if fmt.Sprint(l.UUIDs()) != "[GPU-2 GPU-3]" || p.Report().Used != 1 {
 					t.Errorf("adopted %v, report %+v", l.UUIDs(), p.Report())
 				}
 				if none := p.Adopt([]string{"GPU-9"}); len(none.UUIDs()) > 0 {
@@ -396,6 +397,7 @@ func TestOutOfMemory(t *testing.T) {
 				f := newFake(2)
 				p, _ := run(t, f, Config{Slots: 2})
 				l := take(t, p)
+				l.Used()
 				synctest.Wait()
 				f.tell("GPU-1", 16<<30) // somebody else's
 				f.tell("GPU-0", c.peak)
@@ -418,7 +420,7 @@ func TestOutOfMemory(t *testing.T) {
 	}
 }
 
-func TestMemoryIsWatchedOnlyWhileLent(t *testing.T) {
+func TestMemoryIsWatchedOnlyWhileUsed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake(1)
 		p, _ := run(t, f, Config{Slots: 1})
@@ -428,8 +430,13 @@ func TestMemoryIsWatchedOnlyWhileLent(t *testing.T) {
 			}
 			l := take(t, p)
 			synctest.Wait()
+			if _, n := f.counts(); n != 0 {
+				t.Error("a device is watched that waits for a script")
+			}
+			l.Used()
+			synctest.Wait()
 			if _, n := f.counts(); n != 1 {
-				t.Error("nobody watches a device that is lent")
+				t.Error("nobody watches a device that is used")
 			}
 			giveBack(l)
 			time.Sleep(time.Second)

@@ -18,7 +18,7 @@ const (
 	watchAgain = time.Minute            // after a Watch that failed
 )
 
-// Run looks at what comes back, until ctx ends, and watches over what is lent.
+// Run looks at what comes back, until ctx ends, and watches over what is used.
 func (p *Pool) Run(ctx context.Context) {
 	if p == nil {
 		<-ctx.Done()
@@ -27,7 +27,7 @@ func (p *Pool) Run(ctx context.Context) {
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	if !p.cfg.Shared {
-		watching.Go(func() { p.watchLent(ctx) })
+		watching.Go(func() { p.watchUsed(ctx) })
 	}
 	wait := lookFirst
 	timer := time.NewTimer(wait)
@@ -117,15 +117,15 @@ func (p *Pool) wrong(d Device, found []Device, err error) string {
 	return found[i].notEmpty(p.least[d.UUID])
 }
 
-// watchLent keeps a Watch going while anything is lent, until ctx ends.
-func (p *Pool) watchLent(ctx context.Context) {
+// watchUsed keeps a Watch going while anything is used, until ctx ends.
+func (p *Pool) watchUsed(ctx context.Context) {
 	for {
 		select {
 		case <-p.watch:
 		case <-ctx.Done():
 			return
 		}
-		for p.anyLent() {
+		for p.anyUsed() {
 			failed := p.watchOnce(ctx)
 			if ctx.Err() != nil {
 				return
@@ -142,7 +142,7 @@ func (p *Pool) watchLent(ctx context.Context) {
 	}
 }
 
-// watchOnce watches until nothing is lent. It reports whether it could not.
+// watchOnce watches until nothing is used. It reports whether it could not.
 func (p *Pool) watchOnce(ctx context.Context) bool {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -151,7 +151,7 @@ func (p *Pool) watchOnce(ctx context.Context) bool {
 	for {
 		select {
 		case <-p.watch:
-			if !p.anyLent() {
+			if !p.anyUsed() {
 				cancel()
 				<-ended
 				return false
@@ -165,10 +165,10 @@ func (p *Pool) watchOnce(ctx context.Context) bool {
 	}
 }
 
-func (p *Pool) anyLent() bool {
+func (p *Pool) anyUsed() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.lent > 0
+	return p.used > 0
 }
 
 // seen takes note of how much of a device is used.
