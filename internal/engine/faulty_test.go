@@ -39,7 +39,8 @@ type faultyStore struct {
 	faults   []fault
 	overtake func() // what the other writer does
 	before   func() // called once before the next write
-	gets     error  // what reads answer
+	reading  func(id string)
+	gets     error // what reads answer
 }
 
 func (s *faultyStore) next() (f fault, before func()) {
@@ -95,10 +96,13 @@ func (s *faultyStore) ReplaceAll(ctx context.Context, writes []store.Write) erro
 
 func (s *faultyStore) Get(ctx context.Context, id string) (promise.Record, error) {
 	s.mu.Lock()
-	err := s.gets
+	err, reading := s.gets, s.reading
 	s.mu.Unlock()
 	if err != nil {
 		return promise.Record{}, err
+	}
+	if reading != nil {
+		reading(id)
 	}
 	return s.Memory.Get(ctx, id)
 }

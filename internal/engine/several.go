@@ -37,13 +37,31 @@ func (e *Engine) changed(rec promise.Record, ev promise.Event) (change, error) {
 	return change{next, effects, next.Rev == rec.Rev}, err
 }
 
+// also steps what c has become by one more event, for the same write.
+func (e *Engine) also(c change, ev promise.Event) (change, error) {
+	next, err := e.changed(c.rec, ev)
+	if !next.check && !c.check {
+		next.rec.Rev = c.rec.Rev
+	}
+	return change{next.rec, slices.Concat(c.effects, next.effects), c.check && next.check}, err
+}
+
 // together adds to a change those whom its effects resume in the same write.
-// What is among others already is not read again.
+// Who is among others already is resumed as it was read for them: to read it
+// again would be to forget what they were decided by.
 func (e *Engine) together(ctx context.Context, first change, others ...change) ([]change, error) {
 	all := append([]change{first}, others...)
 	for _, eff := range first.effects {
 		resume, ok := eff.(promise.ResumeAwaiter)
 		if !ok {
+			continue
+		}
+		ev := promise.Resume{Awaited: resume.Awaited}
+		if n := slices.IndexFunc(others, func(o change) bool { return o.rec.ID == resume.Awaiter }); n >= 0 {
+			var err error
+			if all[1+n], err = e.also(others[n], ev); err != nil {
+				return nil, err
+			}
 			continue
 		}
 		rec, err := e.Store.Get(ctx, resume.Awaiter)
@@ -53,16 +71,12 @@ func (e *Engine) together(ctx context.Context, first change, others ...change) (
 		if err != nil {
 			return nil, fmt.Errorf("reading %s, which awaits %s: %w", resume.Awaiter, resume.Awaited, err)
 		}
-		c, err := e.changed(rec, promise.Resume{Awaited: resume.Awaited})
+		c, err := e.changed(rec, ev)
 		if err != nil {
 			return nil, err
 		}
-		has := slices.IndexFunc(all, func(o change) bool { return o.rec.ID == c.rec.ID })
-		switch {
-		case has < 0 && !c.check:
+		if !c.check {
 			all = append(all, c)
-		case has > 0 && !c.check: // who holds the fence is who is resumed
-			all[has] = c
 		}
 	}
 	return all, nil

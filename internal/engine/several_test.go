@@ -199,6 +199,38 @@ func TestFence(t *testing.T) {
 	}
 }
 
+// TestFenceLostWhileResuming: also where its holder is among those whom the end
+// resumes, nothing is settled under a fence that was lost meanwhile.
+func TestFenceLostWhileResuming(t *testing.T) {
+	b := newBench(t)
+	b.held("wf")
+	b.must("wf.1", promise.Create{Record: b.remote("wf.1", false)}, promise.Await{Awaiter: "wf"})
+	b.store.reading = func(id string) {
+		if id == "wf.1" { // the holder was looked at
+			b.store.reading = nil
+			b.elsewhere("wf", promise.Release{Version: 1})
+		}
+	}
+	_, err := b.FencedSettle(t.Context(), Fence{Task: "wf", Version: 1}, "wf.1", promise.Settle{State: promise.Resolved})
+	if !errors.Is(err, ErrFence) || b.stored("wf.1").State != promise.Pending {
+		t.Errorf("%v; what was to be settled is %s", err, b.stored("wf.1").State)
+	}
+
+	// And it counts as progress, resumed or not.
+	if _, err := b.Apply(t.Context(), "wf", promise.Acquire{Version: 1, Worker: "w", Lease: time.Minute}); err != nil {
+		t.Fatal(err)
+	}
+	if b.stored("wf").Crashes != 1 {
+		t.Fatalf("%d failures, want one", b.stored("wf").Crashes)
+	}
+	if _, err := b.FencedSettle(t.Context(), Fence{Task: "wf", Version: 2}, "wf.1", promise.Settle{State: promise.Resolved}); err != nil {
+		t.Fatal(err)
+	}
+	if rec := b.stored("wf"); rec.Crashes != 0 || !slices.Equal(rec.Protocol.Resumes, []string{"wf.1"}) {
+		t.Errorf("%d failures, resumed by %v", rec.Crashes, rec.Protocol.Resumes)
+	}
+}
+
 // TestScheduleRuns: a run's promise is created once, before the schedule moves
 // on, also when the process stops in between, and what was missed is caught up.
 func TestScheduleRuns(t *testing.T) {
