@@ -108,7 +108,7 @@ func (a *app) root() *cobra.Command {
 	root.SetUsageTemplate(usage + "\n" + exitHelp)
 	for _, add := range []func() *cobra.Command{
 		a.runCommand, a.submitCommand, a.getCommand, a.waitCommand, a.cancelCommand, a.logsCommand,
-		a.artifactsCommand, a.listCommand, a.machinesCommand, a.devCommand, a.doctorCommand, a.versionCommand,
+		a.artifactsCommand, a.promisesCommand, a.treeCommand, a.listCommand, a.machinesCommand, a.devCommand, a.doctorCommand, a.versionCommand,
 	} {
 		root.AddCommand(add())
 	}

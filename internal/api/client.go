@@ -228,6 +228,9 @@ func sleep(ctx context.Context, d time.Duration) error {
 func readError(resp *http.Response) error {
 	defer resp.Body.Close()
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10)) // what can be read of it
+	if e := protocolError(body); e != nil {
+		return e
+	}
 	e := &Error{RetryAfter: parseRetryAfter(resp.Header.Get("Retry-After"))}
 	if json.Unmarshal(body, &e.Problem, jsontext.AllowDuplicateNames(true)) != nil || e.Type == "" {
 		text, _, _ := strings.Cut(strings.TrimSpace(string(body[:min(len(body), 200)])), "\n")

@@ -18,6 +18,10 @@ type query struct {
 	Tags   map[string]string `json:"tags"`
 	Limit  *int              `json:"limit"`
 	Cursor *string           `json:"cursor"`
+
+	// Below is ours: that promise and all that is below it, with their tasks,
+	// whose versions count how often each was taken. Nothing else filters.
+	Below *string `json:"modulate:below"`
 }
 
 func (q query) check(limit int) (after string, n int, err error) {
@@ -63,6 +67,9 @@ func (c *call) promiseSearch() (reply, error) {
 	if err := read(c.data, &q); err != nil {
 		return reply{}, err
 	}
+	if q.Below != nil {
+		return c.below(q.Below)
+	}
 	after, limit, err := q.check(defaultPage)
 	if err != nil {
 		return reply{}, err
@@ -81,6 +88,42 @@ func (c *call) promiseSearch() (reply, error) {
 		views = append(views, view(rec))
 	}
 	return reply{data: page{Promises: &views, Cursor: cursor}}, err
+}
+
+// below returns a promise and all that is below it.
+func (c *call) below(top *string) (reply, error) {
+	id, err := ident("modulate:below", top)
+	if err != nil {
+		return reply{}, err
+	}
+	rec, err := c.own(id)
+	if err != nil {
+		return reply{}, err
+	}
+	found := []promise.Record{rec}
+	for after := ""; ; {
+		recs, err := c.engine.Store.Children(c.ctx, id, after, looked)
+		if err != nil {
+			return reply{}, err
+		}
+		for _, rec := range recs {
+			after = rec.ID
+			if rec.Owner == c.owner {
+				found = append(found, rec)
+			}
+		}
+		if len(recs) < looked {
+			break
+		}
+	}
+	promises, tasks := []promiseView{}, []taskView{}
+	for _, rec := range found {
+		promises = append(promises, view(rec))
+		if rec.Task.State != promise.TaskNone {
+			tasks = append(tasks, taskOf(rec))
+		}
+	}
+	return reply{data: page{Promises: &promises, Tasks: &tasks}}, nil
 }
 
 // page is the answer to a search: one of the lists is set.
