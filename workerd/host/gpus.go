@@ -98,12 +98,17 @@ func (d Devices) Slots() int {
 func (d Devices) libraries() []string { return d.access.Libraries }
 
 // Pool lends them among slots, to scripts that are contained at level; nil:
-// there are none. device.ErrFew.
+// there are none. What is shared by all and cannot be shown in a sandbox is
+// none, for most scripts ask for no GPU. device.ErrFew.
 func (d Devices) Pool(slots int, level sandbox.Level, log *slog.Logger) (*device.Pool, error) {
 	if len(d.found) == 0 {
 		return nil, nil
 	}
 	if level != sandbox.None && d.lacking != nil {
+		if d.shared {
+			log.Warn("scripts get no GPU: they could not use it in a sandbox", "error", d.lacking)
+			return nil, nil
+		}
 		return nil, fmt.Errorf("scripts could not use the GPUs in a sandbox: %w", d.lacking)
 	}
 	return device.New(device.Config{

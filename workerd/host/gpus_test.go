@@ -61,6 +61,22 @@ func TestDevices(t *testing.T) {
 	}
 }
 
+// A laptop whose driver is half installed runs scripts all the same.
+func TestSharedDevicesThatCannotBeShown(t *testing.T) {
+	d := Devices{shared: true, found: []device.Device{{Minor: 0}}, lacking: errors.New("no libraries")}
+	quiet := slog.New(slog.DiscardHandler)
+	if pool, err := d.Pool(1, sandbox.Bwrap, quiet); pool != nil || err != nil {
+		t.Errorf("in a sandbox: %v, %v", pool, err)
+	}
+	if pool, err := d.Pool(1, sandbox.None, quiet); pool == nil || err != nil {
+		t.Errorf("without one: %v, %v", pool, err)
+	}
+	d.shared = false
+	if _, err := d.Pool(1, sandbox.Bwrap, quiet); err == nil || !strings.Contains(err.Error(), "no libraries") {
+		t.Errorf("on a worker: %v", err)
+	}
+}
+
 func TestEquipment(t *testing.T) {
 	answer, err := filepath.Abs("../device/testdata/smi.xml")
 	if err != nil {

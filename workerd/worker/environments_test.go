@@ -98,7 +98,7 @@ func TestNoEnvironmentsHere(t *testing.T) {
 		w.hire("w1", nil, nil)
 		w.submitScript("a", asks)
 		rec := w.settled("a", 10*time.Hour)
-		if !strings.Contains(rec.Outcome.Error.Detail, `no runtime "uv"; it has python`) {
+		if !strings.Contains(rec.Outcome.Error.Detail, `no runtime "uv": uv is not installed on this machine (pip install uv)`) {
 			t.Errorf("outcome %+v", rec.Outcome)
 		}
 	})

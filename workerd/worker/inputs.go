@@ -63,12 +63,11 @@ func (j *job) command(runtime string) ([]string, error) {
 		return command, nil
 	}
 	cache := j.w.cfg.Environments
-	if runtime != uv.Runtime || cache == nil {
-		have := slices.Collect(maps.Keys(j.w.cfg.Runtimes))
-		if cache != nil {
-			have = append(have, uv.Runtime)
-		}
-		slices.Sort(have)
+	switch {
+	case runtime == uv.Runtime && cache == nil:
+		return nil, fmt.Errorf("this worker has no runtime %q: %w (pip install uv); --runtime python runs it without its dependencies", runtime, uv.ErrNotInstalled)
+	case runtime != uv.Runtime:
+		have := slices.Sorted(maps.Keys(j.w.cfg.Runtimes))
 		return nil, fmt.Errorf("this worker has no runtime %q; it has %s", runtime, strings.Join(have, ", "))
 	}
 	script, err := j.content(j.call.Script, 0)()
