@@ -60,7 +60,7 @@ func newHere(l *local.Local, a *app) (*here, error) {
 	}
 	h := &here{end: end, name: name, local: l, app: a, spool: spool, host: machine, started: map[string]bool{}, going: map[string]bool{}}
 	w, err := worker.New(worker.Config{
-		Engine: l.Engine, Name: name, Runner: run, Runtimes: machine.Runtimes,
+		Engine: l.Engine, Audience: l.Store, Name: name, Runner: run, Runtimes: machine.Runtimes,
 		Environments: machine.Environments, Devices: machine.GPUs,
 		API: l.Handler(), OnSubmit: h.run, Spool: spool.Dir,
 	})

@@ -132,6 +132,9 @@ func NewestKeyAt(prefix string, offset int64) string { return LogKeyAt(prefix, o
 
 const newestEnd = ".new"
 
+// IsNewest reports whether a key is one of NewestKeyAt.
+func IsNewest(key string) bool { return strings.HasSuffix(key, newestEnd) }
+
 // LogOffset is where the chunk with that key starts in its stream; -1: it is no
 // chunk's key.
 func LogOffset(key string) int64 {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"modulate/internal/api"
@@ -14,17 +15,21 @@ import (
 // stored is what the blobs hold of a stream from q.offset on. Its chunks are
 // listed, but for what a script that runs has added to what is known already:
 // the next chunk's name says where it starts, and it is asked for by that (a
-// list costs twelve times as much: aws.amazon.com/s3/pricing).
-func (rd *reader) stored(ctx context.Context, prefix string, q logQuery, running bool) (part, error) {
-	if edge, ok := rd.edges.get(prefix); ok && running && !q.whole && edge <= q.offset {
+// list costs twelve times as much: aws.amazon.com/s3/pricing). What only who
+// followed has seen is no part of what is kept.
+func (rd *reader) stored(ctx context.Context, prefix string, q logQuery) (part, error) {
+	if edge, ok := rd.edges.get(prefix); ok && q.running && !q.whole && edge <= q.offset {
 		return rd.added(ctx, prefix, edge, q.offset)
 	}
 	chunks, err := rd.Engine.Blobs.List(ctx, prefix)
 	if err != nil {
 		return part{}, fmt.Errorf("listing %s: %w", prefix, err)
 	}
+	if q.kept {
+		chunks = slices.DeleteFunc(chunks, func(c blob.Info) bool { return blob.IsNewest(c.Key) })
+	}
 	p, err := rd.readChunks(ctx, chunks, q.offset)
-	if running {
+	if q.running {
 		rd.edges.set(prefix, p.size)
 	}
 	return p, err

@@ -114,7 +114,7 @@ func TestFollowingBehindTheHead(t *testing.T) {
 		w.engine.Blobs = blobs
 		w.open(Config{LogPoll: time.Second})
 		w.create("x")
-		w.claim("x")
+		held := w.claim("x")
 		const head = api.MaxLog / 2
 		newest := func(offset int64, body string) {
 			w.put(blob.NewestKeyAt(blob.LogPrefix("x", 1, "stdout"), offset), body)
@@ -138,6 +138,8 @@ func TestFollowingBehindTheHead(t *testing.T) {
 		}
 		w.chunk(1, "stdout", head+101, "ewer") // at the end, under a name of its own
 		w.logs(map[string]string{fmt.Sprint("?offset=", head+100): fmt.Sprintf("newer@%d-%d/%d #1", head+100, head+105, head+105)})
+		w.fulfil(held, promise.Outcome{Cause: promise.CauseOK, Stdout: promise.Stream{Size: head + 105, Cut: 101, Stored: true}})
+		w.logs(map[string]string{fmt.Sprint("?offset=", head): fmt.Sprintf("ewer@%d-%d/%d #1 end", head+101, head+105, head+105)}) // what is kept
 	})
 }
 

@@ -22,6 +22,8 @@ type logQuery struct {
 	offset  int64
 	attempt uint32 // 0: the latest
 	whole   bool   // look at all that there is, whatever is known already
+	running bool   // the script still runs
+	kept    bool   // it has ended, and what is kept of it is whole
 }
 
 // part is what there is of a stream from an offset on.
@@ -178,7 +180,8 @@ func (rd *reader) part(ctx context.Context, rec promise.Record, q logQuery) (par
 		return inline(*s, q.offset, attempt.Number), nil
 	}
 	ended := rec.State.Terminal() || !follows && attempt.EndedAt != 0
-	p, err := rd.stored(ctx, blob.LogPrefix(rec.ID, attempt.Version, q.stream), q, !ended && attempt.EndedAt == 0)
+	q.running, q.kept = !ended && attempt.EndedAt == 0, s != nil
+	p, err := rd.stored(ctx, blob.LogPrefix(rec.ID, attempt.Version, q.stream), q)
 	p.end = ended && p.next >= p.size
 	p.attempt = attempt.Number
 	if s != nil {
