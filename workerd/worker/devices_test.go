@@ -194,3 +194,63 @@ func TestOutOfDeviceMemoryHasEvidence(t *testing.T) {
 		})
 	}
 }
+
+// estate is a Runner that finds what another worker has left.
+type estate struct {
+	scripts
+	left []runner.Orphan
+}
+
+func (e *estate) Adopt() ([]runner.Orphan, error) { return e.left, nil }
+
+// orphan is a script that another worker has left. It ends when end is closed.
+type orphan struct {
+	note []byte
+	end  chan struct{}
+}
+
+func (o orphan) Note() []byte          { return o.note }
+func (o orphan) Stdin() (uint64, bool) { return 0, false }
+func (o orphan) Until() time.Duration  { return 0 }
+func (o orphan) Resume(context.Context, runner.Job) runner.Result {
+	<-o.end
+	return runner.Result{}
+}
+
+// A script that is handed over keeps its device: the next worker lends it to
+// nobody else.
+func TestAnAdoptedScriptKeepsItsDevice(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		_, config := w.devices(2)
+		noted := make(chan []byte, 1)
+		first := w.hire("w1", func(_ context.Context, job runner.Job) runner.Result {
+			noted <- job.Note
+			<-job.Leave
+			return runner.Result{End: runner.Left}
+		}, func(c *Config) { config(c); c.Spool = t.TempDir() })
+		w.submit("a", nil)
+		note := <-noted
+		first.HandOver()
+		<-first.ended
+
+		_, config = w.devices(2)
+		o := orphan{note: note, end: make(chan struct{})}
+		next := &estate{left: []runner.Orphan{o}}
+		next.does = func(_ context.Context, job runner.Job) runner.Result {
+			if on := envOf(job, "CUDA_VISIBLE_DEVICES"); on != "GPU-1" {
+				t.Errorf("another script got %s", on)
+			}
+			return runner.Result{}
+		}
+		w.hire("w2", nil, func(c *Config) { config(c); c.Runner, c.Spool = next, t.TempDir() })
+		for n := range 4 {
+			id := fmt.Sprint("b", n)
+			w.submit(id, nil)
+			w.settled(id, time.Minute)
+		}
+		close(o.end)
+		if rec := w.settled("a", time.Minute); rec.State != promise.Resolved || rec.Attempt != 1 {
+			t.Errorf("the adopted one is %s after %d attempts", rec.State, rec.Attempt)
+		}
+	})
+}
