@@ -37,12 +37,12 @@ func (s *Service) caller(r *http.Request) (Caller, error) {
 	return Caller{Owner: owner}, err
 }
 
-// Own returns the record with that id if it is the caller's, as it is at this
-// moment. promise.ErrNotFound: there is none, or it is another's.
+// Own returns the record of a script with that id if it is the caller's, as it
+// is at this moment. promise.ErrNotFound: there is none, or it is another's.
 func (s *Service) Own(ctx context.Context, c Caller, id string) (promise.Record, error) {
 	if promise.ValidAnyID(id) {
 		rec, err := s.Engine.Get(ctx, id)
-		if !errors.Is(err, promise.ErrNotFound) && (err != nil || rec.Owner == c.Owner) {
+		if !errors.Is(err, promise.ErrNotFound) && (err != nil || rec.Owner == c.Owner && !rec.Remote()) {
 			return rec, err
 		}
 	}

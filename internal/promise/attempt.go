@@ -8,7 +8,7 @@ import (
 // endAttempt closes the attempt that is open, and renames one that was taken
 // for lost when its worker reports after all.
 func (s *step) endAttempt(cause Cause) {
-	if s.rec.remote() {
+	if s.rec.Remote() {
 		return // it has none
 	}
 	last := s.lastAttempt()

@@ -267,7 +267,7 @@ func checkStep(t *rapid.T, was, is Record) {
 			open++
 		}
 	}
-	if running := is.Task.State == TaskAcquired && !is.remote(); open > 1 || running != (open == 1) {
+	if running := is.Task.State == TaskAcquired && !is.Remote(); open > 1 || running != (open == 1) {
 		t.Fatalf("%d open attempts, task %s", open, is.Task.State)
 	}
 	if len(is.Attempts) > 2*keptAttempts {

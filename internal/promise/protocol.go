@@ -93,8 +93,9 @@ type Resume struct{ Awaited string }
 // Listen registers an address to be told of the promise's end. ErrSettled.
 type Listen struct{ Address string }
 
-// remote reports whether another program executes the task, if there is one.
-func (r Record) remote() bool { return r.Protocol != nil && r.Call.Name == "" }
+// Remote reports whether another program executes the task, if there is one:
+// the promise is no script's.
+func (r Record) Remote() bool { return r.Protocol != nil && r.Call.Name == "" }
 
 // Tag returns a tag of the promise's, "" if it has none.
 func (r Record) Tag(name string) string {
@@ -108,7 +109,7 @@ func (r Record) exact() bool { return r.Protocol != nil && r.Protocol.Exact }
 
 // leaseOver returns when others may take the task.
 func (r Record) leaseOver() Time {
-	if r.remote() {
+	if r.Remote() {
 		return r.Task.LeaseEnd
 	}
 	return r.Task.LeaseEnd.Add(Skew)
@@ -208,7 +209,7 @@ func (s *step) suspend(ev Suspend) error {
 	if err := s.mine(ev.Version, Nonce{}); err != nil {
 		return err
 	}
-	if !s.rec.remote() {
+	if !s.rec.Remote() {
 		return ErrState
 	}
 	ready := ev.Ready || slices.ContainsFunc(s.rec.Protocol.Resumes, func(id string) bool { return slices.Contains(ev.Awaits, id) })
@@ -227,7 +228,7 @@ func (s *step) halt() error {
 	switch {
 	case s.rec.State.Terminal():
 		return ErrSettled
-	case !s.rec.remote():
+	case !s.rec.Remote():
 		return ErrState
 	case s.rec.Task.State != TaskHalted:
 		s.rec.Task.State, s.rec.Task.LeaseEnd = TaskHalted, 0
@@ -240,7 +241,7 @@ func (s *step) halt() error {
 // resume tells the task that something it awaits is settled. After its own
 // deadline it is no concern of anybody's.
 func (s *step) resume(awaited string) error {
-	if !s.rec.remote() || s.rec.State.Terminal() || s.now >= s.rec.DeadlineAt || s.rec.Task.State == TaskNone {
+	if !s.rec.Remote() || s.rec.State.Terminal() || s.now >= s.rec.DeadlineAt || s.rec.Task.State == TaskNone {
 		return nil
 	}
 	if !slices.Contains(s.rec.Protocol.Resumes, awaited) {

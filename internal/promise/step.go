@@ -97,7 +97,7 @@ func (s *step) create(ev Create) error {
 	if s.rec.ID != "" {
 		return ErrExists
 	}
-	if rec.remote() {
+	if rec.Remote() {
 		s.open(ev)
 		return nil
 	}
@@ -128,7 +128,7 @@ func (s *step) acquire(ev Acquire) error {
 }
 
 func (s *step) claim(ev Claim) error {
-	if s.rec.remote() {
+	if s.rec.Remote() {
 		return ErrState
 	}
 	t := &s.rec.Task
@@ -167,7 +167,7 @@ func (s *step) begin(worker string, claim Nonce, lease time.Duration) {
 	s.rec.NotBefore, s.rec.ResendAt, s.rec.Sends = 0, 0, 0
 	s.rec.Attempt++
 	s.change()
-	if s.rec.remote() {
+	if s.rec.Remote() {
 		if len(s.rec.Protocol.Resumes) > 0 {
 			s.protocol().Resumes = nil
 		}
@@ -197,7 +197,7 @@ func (s *step) release(ev Release) error {
 	if err := s.mine(ev.Version, ev.ClaimID); err != nil {
 		return err
 	}
-	if s.rec.remote() {
+	if s.rec.Remote() {
 		s.giveBack()
 		return nil
 	}
@@ -217,7 +217,7 @@ func (s *step) fulfil(ev Fulfil, late bool) error {
 	if !lost && !s.holds(ev.Version, ev.ClaimID) {
 		return ErrVersion
 	}
-	if s.rec.remote() {
+	if s.rec.Remote() {
 		return ErrState
 	}
 	blame := ev.Outcome.Cause.blame()
@@ -281,7 +281,7 @@ func (s *step) settleFrom(ev Settle) error {
 	if s.rec.State.Terminal() {
 		return s.settledBy(ev.SettleID)
 	}
-	if ev.State != Resolved && ev.State != Rejected && (ev.State != Canceled || !s.rec.remote()) {
+	if ev.State != Resolved && ev.State != Rejected && (ev.State != Canceled || !s.rec.Remote()) {
 		return ErrState
 	}
 	if s.rec.Protocol != nil {
@@ -311,12 +311,12 @@ func (s *step) expire() {
 	s.now = s.rec.DeadlineAt
 	s.endAttempt(CauseDeadline)
 	switch {
-	case s.rec.Tag(TagTimer) == "true" && s.rec.remote():
+	case s.rec.Tag(TagTimer) == "true" && s.rec.Remote():
 		s.settle(Resolved, Outcome{}, Nonce{})
 	default:
 		s.settle(TimedOut, Outcome{Cause: CauseDeadline}, Nonce{})
 	}
-	if !s.rec.remote() {
+	if !s.rec.Remote() {
 		s.cascade()
 	}
 	s.now = seen
@@ -336,7 +336,7 @@ func (s *step) tick(hold bool) {
 		if s.now >= s.rec.schedule().NextAt && s.rec.schedule().NextAt != 0 {
 			s.effects = append(s.effects, Fire{ID: s.rec.ID, At: s.rec.schedule().NextAt})
 		}
-	case s.rec.Task.State == TaskAcquired && s.rec.remote() && s.now >= s.rec.leaseOver():
+	case s.rec.Task.State == TaskAcquired && s.rec.Remote() && s.now >= s.rec.leaseOver():
 		s.giveBack()
 	case s.rec.Task.State == TaskAcquired && s.now >= s.rec.leaseOver():
 		s.crash(Outcome{Cause: CauseLost}, 0)

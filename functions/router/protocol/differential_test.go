@@ -12,12 +12,17 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
 	"modulate/internal/blob"
+	"modulate/internal/emulator"
 	"modulate/internal/engine"
 	"modulate/internal/promise"
 	"modulate/internal/queue"
 	"modulate/internal/sqlite"
 	"modulate/internal/store"
+	"modulate/internal/store/dynamostore"
 	"modulate/internal/store/sqlitestore"
 )
 
@@ -74,6 +79,45 @@ func (c *client) raw(body []byte, kind, corr string) (int, json.RawMessage) {
 		c.t.Fatalf("%s: %d with the data %s, want a sentence", kind, w.Code, got.Data)
 	}
 	return w.Code, got.Data
+}
+
+// TestMain ends the emulators that a test started.
+func TestMain(m *testing.M) { emulator.Main(m) }
+
+// table is a store on an emulator, which can be wiped.
+type table struct {
+	*dynamostore.Store
+	client *dynamodb.Client
+}
+
+// Wipe removes every promise.
+func (d table) Wipe(ctx context.Context) error {
+	for {
+		all, err := d.Search(ctx, "", 1000)
+		if err != nil || len(all) == 0 {
+			return err
+		}
+		for _, rec := range all {
+			key := map[string]types.AttributeValue{
+				"p": &types.AttributeValueMemberS{Value: promise.OriginOf(rec.ID)}, "i": &types.AttributeValueMemberS{Value: rec.ID},
+			}
+			if _, err := d.client.DeleteItem(ctx, &dynamodb.DeleteItemInput{TableName: &d.Table, Key: key}); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// TestDifferentialOnDynamoDB is TestDifferential over an emulator, with as many
+// requests as a test can wait for.
+func TestDifferentialOnDynamoDB(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts an emulator")
+	}
+	cfg := emulator.Config(t, emulator.DynamoDB(t))
+	client := dynamodb.NewFromConfig(cfg)
+	s := dynamostore.New(client, dynamostore.Config{Table: emulator.Table(t, client)})
+	compare(t, newClient(t, table{s, client}), min(*requests, 2000))
 }
 
 // TestDifferential: the same random requests to the core over a map and to each

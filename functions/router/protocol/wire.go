@@ -77,7 +77,7 @@ func view(rec promise.Record) promiseView {
 // tagCall marks the promises of scripts, which their machine's own queue has.
 const tagCall = "modulate:call"
 
-func isScript(rec promise.Record) bool { return rec.Call.Name != "" }
+func isScript(rec promise.Record) bool { return !rec.Remote() }
 
 // outcome is what became of a script, or of a task that nobody got on with, in
 // the form that SDKs give values: JSON in base64, an error with its message.
