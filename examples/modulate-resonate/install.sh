@@ -5,11 +5,14 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-# The newest of pyenv's, wherever that is, else of the PATH.
+# The newest of pyenv's, which is where its shims are, else of the PATH. The file
+# itself: a shim costs a tenth of a second and chooses by the folder.
 find_python() {
-	local p
-	for p in $(ls -d "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.1[2-9]*/bin/python3 2>/dev/null | sort -rV) \
-		python3.14 python3.13 python3.12 python3; do
+	local shims home p
+	home=$(getent passwd "$(id -u)" | cut -d: -f6)
+	shims=$(tr : '\n' <<<"$PATH" | grep -m1 '/shims/*$' || true)
+	for p in $(ls -d {"${PYENV_ROOT:-${shims%/shims*}}","$home/.pyenv"}/versions/3.1[2-9]*/bin/python3 2>/dev/null | sort -rV) \
+		/usr/bin/python3.1[2-9] python3.14 python3.13 python3.12 python3; do
 		if "$p" -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; then
 			echo "$p"
 			return

@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -29,7 +30,7 @@ func (o *oracle) step(id string, ev promise.Event) (promise.Record, error) {
 	for _, eff := range effects {
 		switch eff := eff.(type) {
 		case promise.Send:
-			outbox{debug: &o.debug}.Send(nil, eff.Machine, queue.Encode(eff.ID, eff.Version), 0)
+			outbox{debug: &o.debug}.Send(context.Background(), eff.Machine, queue.Encode(eff.ID, eff.Version), 0)
 		case promise.Notify:
 			o.debug.notify(eff.ID, eff.Address)
 		case promise.ResumeAwaiter:
