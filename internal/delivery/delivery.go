@@ -28,8 +28,12 @@ const (
 	absentTime  = 5 * time.Second  // until a task is offered again whose worker is not connected
 	leaseSlack  = time.Second      // by which a message comes back after its task's lease
 	maxHide     = 11 * time.Hour   // a message is hidden for 12 hours at most
-	forgetAfter = 10 * time.Minute // an end that nobody came to hear of
+	forgetAfter = 10 * time.Minute // an end that nobody came to hear of, or up to twice as long
 )
+
+// maxUnsaid is how many ends are kept for one that is not there, or does not
+// read. Who misses one registers again and is answered with it.
+const maxUnsaid = 10_000
 
 // Config is what a Hub needs.
 type Config struct {
@@ -43,13 +47,17 @@ type Config struct {
 // goroutine.
 type Hub struct {
 	Config
-	held *held
+	held  *held
+	ctx   context.Context // until Close
+	stop  context.CancelFunc
+	works sync.WaitGroup // what receives and watches; added to under mu, before Close
 
-	mu     sync.Mutex
-	groups map[string]*group
-	sent   map[string]*sent         // by the stored id of the task
-	ears   map[string]map[ear]bool  // who listens, by the stored id
-	unsaid map[ear]map[string]ended // ends that nobody was there to hear
+	mu       sync.Mutex
+	groups   map[string]*group
+	sent     map[string]*sent                    // by the stored id of the task
+	ears     map[string]map[promise.Address]bool // who listens, by the stored id
+	unsaid   map[ear]map[string]ended            // ends that nobody was there to hear
+	forgotAt time.Time                           // when unsaid was looked through
 }
 
 var _ protocol.Delivery = (*Hub)(nil)
@@ -57,15 +65,28 @@ var _ protocol.Delivery = (*Hub)(nil)
 // ear is a worker that listens, or with an empty id any of its group.
 type ear struct{ group, id string }
 
+func earOf(a promise.Address) ear {
+	if a.Only {
+		return ear{a.Group, a.ID}
+	}
+	return ear{group: a.Group}
+}
+
+func (e ear) address() promise.Address {
+	return promise.Address{Group: e.group, ID: e.id, Only: e.id != ""}
+}
+
 // ended is an end that is to be told.
 type ended struct {
 	message []byte
 	at      time.Time
 }
 
-// sent is a message of a queue that was sent on, or whose task is held.
+// sent is a message of a queue that was sent on, or whose task is held: at that
+// version, or once it is taken.
 type sent struct {
 	queue, receipt string
+	version        uint64
 	to             *conn
 	taken          bool
 }
@@ -84,15 +105,22 @@ func New(c Config) (*Hub, error) {
 	}
 	h := &Hub{
 		Config: c, groups: make(map[string]*group), sent: make(map[string]*sent),
-		ears: make(map[string]map[ear]bool), unsaid: make(map[ear]map[string]ended),
+		ears: make(map[string]map[promise.Address]bool), unsaid: make(map[ear]map[string]ended),
 	}
+	h.ctx, h.stop = context.WithCancel(context.Background())
 	var err error
 	h.held, err = openHeld(c.Held)
 	return h, err
 }
 
 // Close ends what New has begun. The connections must have ended.
-func (h *Hub) Close() error { return h.held.close() }
+func (h *Hub) Close() error {
+	h.mu.Lock()
+	h.stop()
+	h.mu.Unlock()
+	h.works.Wait()
+	return h.held.close()
+}
 
 // receive hands the messages of a group to its workers until ctx ends.
 func (h *Hub) receive(ctx context.Context, name string) {
@@ -136,12 +164,13 @@ func (h *Hub) handle(ctx context.Context, name string, d queue.Delivery) error {
 	}
 	now := h.Engine.Time()
 	switch {
-	case rec.Task.State == promise.TaskAcquired:
-		h.keep(ctx, m.ID, &sent{queue: q, receipt: d.Receipt, taken: true})
-		return h.Engine.Queue.Extend(ctx, q, d.Receipt, min(rec.Task.LeaseEnd.Sub(now)+leaseSlack, maxHide))
-	case rec.Task.State == promise.TaskNone && !rec.State.Terminal(): // an alarm that was early
+	case rec.Machine != q && !rec.State.Terminal(): // an alarm that was early: its task, if any, is in another queue
 		return h.Engine.Queue.Extend(ctx, q, d.Receipt, min(rec.DeadlineAt.Sub(now)+leaseSlack, maxHide))
+	case rec.Task.State == promise.TaskAcquired:
+		h.keep(ctx, m.ID, &sent{queue: q, receipt: d.Receipt, version: rec.Task.Version, taken: true})
+		return h.Engine.Queue.Extend(ctx, q, d.Receipt, min(rec.Task.LeaseEnd.Sub(now)+leaseSlack, maxHide))
 	case rec.Task.State != promise.TaskPending:
+		h.Left(m.ID, rec.Task.Version) // by another process's doing
 		return h.Engine.Queue.Delete(ctx, q, d.Receipt)
 	case rec.NotBefore > now:
 		return h.Engine.Queue.Extend(ctx, q, d.Receipt, min(rec.NotBefore.Sub(now), maxHide))
@@ -151,19 +180,18 @@ func (h *Hub) handle(ctx context.Context, name string, d queue.Delivery) error {
 
 // send sends a pending task to a worker, or has it offered again soon.
 func (h *Hub) send(ctx context.Context, rec promise.Record, d queue.Delivery) error {
-	address, ok := promise.ParseAddress(rec.Tag(promise.TagTarget))
-	if !ok { // a script that is in the wrong queue
-		return h.Engine.Queue.Delete(ctx, rec.Machine, d.Receipt)
-	}
-	s := &sent{queue: rec.Machine, receipt: d.Receipt}
+	address, _ := promise.ParseAddress(rec.Tag(promise.TagTarget)) // or it would be in no group's queue
+	s := &sent{queue: rec.Machine, receipt: d.Receipt, version: rec.Task.Version + 1}
 	body := encode(protocol.Execute(promise.DecodeID(rec.ID), rec.Task.Version, h.URL))
 	h.mu.Lock()
 	s.to = h.offer(address, event{body: body})
-	h.mu.Unlock()
 	if s.to == nil {
+		h.mu.Unlock()
 		return h.Engine.Queue.Extend(ctx, rec.Machine, d.Receipt, absentTime)
 	}
-	h.keep(ctx, rec.ID, s)
+	old := h.replace(rec.ID, s) // before the worker can have taken it
+	h.mu.Unlock()
+	h.delete(ctx, old)
 	if d.Receives < 2 {
 		return nil // it is hidden for takeTime
 	}
@@ -174,15 +202,27 @@ func (h *Hub) send(ctx context.Context, rec promise.Record, d queue.Delivery) er
 // keep remembers a message; one that it takes the place of has had its time.
 func (h *Hub) keep(ctx context.Context, id string, s *sent) {
 	h.mu.Lock()
-	old := h.sent[id]
-	h.sent[id] = s
+	old := h.replace(id, s)
 	h.mu.Unlock()
-	if old != nil && old.receipt != s.receipt {
-		h.delete(ctx, old)
-	}
+	h.delete(ctx, old)
 }
 
+// replace remembers a message and returns the other one that there was. h.mu is
+// held.
+func (h *Hub) replace(id string, s *sent) (old *sent) {
+	old = h.sent[id]
+	h.sent[id] = s
+	if old != nil && old.receipt == s.receipt {
+		return nil
+	}
+	return old
+}
+
+// delete ends a message; nil is none.
 func (h *Hub) delete(ctx context.Context, s *sent) {
+	if s == nil {
+		return
+	}
 	if err := h.Engine.Queue.Delete(ctx, s.queue, s.receipt); err != nil && !errors.Is(err, queue.ErrReceipt) {
 		h.Log.DebugContext(ctx, "a message stays for now", "error", err)
 	}
@@ -219,7 +259,7 @@ func (h *Hub) Acquired(id string, version uint64, pid string, ttl time.Duration)
 	h.mu.Lock()
 	s := h.sent[id]
 	if s != nil {
-		s.taken = true
+		s.taken, s.version = true, version
 	}
 	h.mu.Unlock()
 	if s != nil {
@@ -231,18 +271,21 @@ func (h *Hub) Acquired(id string, version uint64, pid string, ttl time.Duration)
 	}
 }
 
-// Left is that of [protocol.Delivery]: the message has done its work.
-func (h *Hub) Left(id string) {
-	h.held.left(id)
+// Left is that of [protocol.Delivery]: the message has done its work, unless it
+// is of a later version. The task may have been given to the next already.
+func (h *Hub) Left(id string, version uint64) {
+	h.held.left(id, version)
 	h.mu.Lock()
 	s := h.sent[id]
-	delete(h.sent, id)
-	h.mu.Unlock()
-	if s != nil {
-		ctx, stop := context.WithTimeout(context.Background(), takeTime)
-		defer stop()
-		h.delete(ctx, s)
+	if s != nil && s.version > version {
+		s = nil
+	} else {
+		delete(h.sent, id)
 	}
+	h.mu.Unlock()
+	ctx, stop := context.WithTimeout(context.Background(), takeTime)
+	defer stop()
+	h.delete(ctx, s)
 }
 
 // Held is that of [protocol.Delivery].

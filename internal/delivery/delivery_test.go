@@ -181,7 +181,7 @@ func TestDropped(t *testing.T) {
 	if got := w.hub.Held("a"); !slices.Equal(got, []protocol.Held{{ID: "taken", Version: 1}}) {
 		t.Errorf("a holds %v", got)
 	}
-	w.hub.Left("taken")
+	w.hub.Left("taken", 1)
 	if d, err := w.Queue.Depth(t.Context(), "sdk:g"); err != nil || d.Visible+d.InFlight+d.Delayed != 1 {
 		t.Errorf("messages: %+v, %v; want that of lost", d, err)
 	}
@@ -269,8 +269,8 @@ func TestHeldIsKept(t *testing.T) {
 	h.acquired("a", 1, "w")
 	h.acquired("b", 1, "w")
 	h.acquired("a", 2, "v")
-	h.left("b")
-	h.left("unknown")
+	h.left("b", 1)
+	h.left("unknown", 1)
 	h.file.WriteString(`{"id":"torn","ver`)
 	h.close()
 	if h, err = openHeld(path); err != nil {

@@ -110,7 +110,7 @@ func line(l holding) []byte {
 func (h *held) note(l holding) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if _, known := h.byID[l.ID]; !known && l.PID == "" {
+	if has, known := h.byID[l.ID]; l.PID == "" && (!known || has.Version > l.Version) {
 		return
 	}
 	h.set(l)
@@ -124,7 +124,9 @@ func (h *held) note(l holding) {
 }
 
 func (h *held) acquired(id string, version uint64, pid string) { h.note(holding{id, version, pid}) }
-func (h *held) left(id string)                                 { h.note(holding{ID: id}) }
+
+// left forgets who holds a task, unless it was taken again at a later version.
+func (h *held) left(id string, version uint64) { h.note(holding{ID: id, Version: version}) }
 
 func (h *held) of(pid string) []protocol.Held {
 	h.mu.Lock()

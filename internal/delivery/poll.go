@@ -19,18 +19,25 @@ const (
 	writeTime = 10 * time.Second
 )
 
-// event is what a worker is sent. An end that is told has its promise's id.
+// event is what a worker is sent. An end that is told has its promise's id, and
+// who is to hear of it.
 type event struct {
 	body  []byte
 	ended string
+	to    ear
+}
+
+// telling is an end that was told, and when.
+type telling struct {
+	event
+	at time.Time
 }
 
 // conn is one connection of a worker.
 type conn struct {
 	ear
 	events chan event
-	told   []ended // by this connection, the last ones
-	ids    []string
+	told   []telling // the last ones
 }
 
 // put hands an event to the connection unless too many wait there. Hub.mu is
@@ -88,22 +95,33 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // frames returns an event, and those that wait behind it, as they are written.
 func (h *Hub) frames(c *conn, e event) (text []byte) {
-	for {
+	for more := true; more; e, more = h.following(c) {
 		text = append(append(append(text, "data: "...), e.body...), "\n\n"...)
 		if e.ended != "" {
 			h.mu.Lock()
-			c.told = append(c.told, ended{e.body, time.Now()})
-			c.ids = append(c.ids, e.ended)
+			c.told = append(c.told, telling{e, time.Now()})
 			if n := len(c.told); n > buffered {
-				c.told, c.ids = slices.Clone(c.told[n-buffered:]), slices.Clone(c.ids[n-buffered:])
+				c.told = slices.Clone(c.told[n-buffered:])
 			}
 			h.mu.Unlock()
 		}
-		select {
-		case e = <-c.events:
-		default:
-			return text
-		}
+	}
+	return text
+}
+
+// following returns the next event that waits for c, also what it had no room
+// for when it came.
+func (h *Hub) following(c *conn) (e event, ok bool) {
+	if len(c.events) == 0 {
+		h.mu.Lock()
+		h.missed(c)
+		h.mu.Unlock()
+	}
+	select {
+	case e = <-c.events:
+		return e, true
+	default:
+		return e, false
 	}
 }
 
@@ -115,27 +133,18 @@ func (h *Hub) connect(c *conn) bool {
 	for _, g := range h.groups {
 		all += len(g.conns)
 	}
-	if all >= maxConns {
+	if all >= maxConns || h.ctx.Err() != nil {
 		return false
 	}
 	g := h.groups[c.group]
 	if g == nil {
-		ctx, stop := context.WithCancel(context.Background())
+		ctx, stop := context.WithCancel(h.ctx)
 		g = &group{stop: stop}
 		h.groups[c.group] = g
-		go h.receive(ctx, c.group)
+		h.works.Go(func() { h.receive(ctx, c.group) })
 	}
 	g.conns = append(g.conns, c)
-	for _, e := range []ear{c.ear, {group: c.group}} {
-		for id, end := range h.unsaid[e] {
-			if time.Since(end.at) > forgetAfter || c.put(event{end.message, id}) {
-				delete(h.unsaid[e], id)
-			}
-		}
-		if len(h.unsaid[e]) == 0 {
-			delete(h.unsaid, e)
-		}
-	}
+	h.missed(c)
 	return true
 }
 
@@ -156,14 +165,14 @@ func (h *Hub) disconnect(c *conn) {
 			delete(h.sent, id)
 		}
 	}
-	for n, end := range c.told {
-		if time.Since(end.at) < doubtTime {
-			h.unheard(c.ear, c.ids[n], end.message)
+	for _, told := range c.told {
+		if time.Since(told.at) < doubtTime {
+			h.say(told.to.address(), told.event)
 		}
 	}
 	for len(c.events) > 0 {
 		if e := <-c.events; e.ended != "" {
-			h.unheard(c.ear, e.ended, e.body)
+			h.say(e.to.address(), e)
 		}
 	}
 	h.mu.Unlock()
@@ -174,14 +183,6 @@ func (h *Hub) disconnect(c *conn) {
 			h.Log.DebugContext(ctx, "a message comes back later", "error", err)
 		}
 	}
-}
-
-// unheard keeps an end for who is not there to hear it. h.mu is held.
-func (h *Hub) unheard(e ear, id string, message []byte) {
-	if h.unsaid[e] == nil {
-		h.unsaid[e] = make(map[string]ended)
-	}
-	h.unsaid[e][id] = ended{message, time.Now()}
 }
 
 func encode(m protocol.Message) []byte {

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
+	"math"
 	"net/http"
 	"strings"
 	"time"
@@ -56,6 +57,7 @@ type envelope struct {
 // about is what a request or an answer may be about.
 type about struct {
 	ID      string     `json:"id"`
+	Version uint64     `json:"version"`
 	PID     string     `json:"pid"`
 	Awaited string     `json:"awaited"`
 	Address string     `json:"address"`
@@ -142,7 +144,9 @@ func (g *gateway) after(kind string, of about, answer []byte) {
 			return
 		}
 		g.Hub.Acquired(promise.EncodeID(got.Task.ID), got.Task.Version, got.Task.PID, time.Duration(got.Task.TTL)*time.Millisecond)
-	case "task.fulfill", "task.suspend", "task.release", "promise.settle":
-		g.Hub.Left(promise.EncodeID(of.ID))
+	case "task.suspend", "task.release":
+		g.Hub.Left(promise.EncodeID(of.ID), of.Version)
+	case "task.fulfill", "promise.settle":
+		g.Hub.Left(promise.EncodeID(of.ID), math.MaxUint64)
 	}
 }

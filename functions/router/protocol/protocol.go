@@ -49,8 +49,8 @@ type Config struct {
 type Delivery interface {
 	// Acquired: a worker holds the task until its ttl is over.
 	Acquired(id string, version uint64, pid string, ttl time.Duration)
-	// Left: the task is held no longer, by its worker's own doing.
-	Left(id string)
+	// Left: the task is held no longer at that version, nor at any before it.
+	Left(id string, version uint64)
 	// Listening: the address is to be told of the promise's end.
 	Listening(id string, address promise.Address)
 	// Held returns the tasks that a worker was seen to acquire.

@@ -3,6 +3,7 @@ package protocol
 import (
 	"encoding/json"
 	"errors"
+	"math"
 	"net/http"
 	"strings"
 	"time"
@@ -95,9 +96,14 @@ func (c *call) step(id string, ev promise.Event) (promise.Record, error) {
 
 // left tells the delivery that a task is held no longer.
 func (c *call) left(rec promise.Record) {
-	if c.Delivery != nil && rec.Task.State != promise.TaskNone && !isScript(rec) {
-		c.Delivery.Left(rec.ID)
+	if c.Delivery == nil || rec.Task.State == promise.TaskNone || isScript(rec) {
+		return
 	}
+	version := rec.Task.Version
+	if rec.State.Terminal() {
+		version = math.MaxUint64
+	}
+	c.Delivery.Left(rec.ID, version)
 }
 
 func (c *call) taskGet() (reply, error) {
