@@ -108,10 +108,6 @@ func (s *Service) read(ctx context.Context, key string, limit int64) ([]byte, er
 
 func spilled(b promise.Body) bool { return b.Size > 0 && len(b.Inline) == 0 }
 
-// latest is 9999-12-31T23:59:59.999Z, the last instant that RFC 3339 can say:
-// other programs' deadlines may be later.
-const latest promise.Time = 253_402_300_799_999
-
 // Summary is View without what is kept beside the record: inputs, results and
 // lists of artifacts that are large, and attempts that were archived.
 func Summary(rec promise.Record) Promise {
@@ -126,7 +122,7 @@ func Summary(rec promise.Record) Promise {
 			LeaseMS:    call.Lease.Milliseconds(), Retry: retry(call.Retry),
 		},
 		Attempts: attempts(rec.Attempts), CreatedAt: rec.CreatedAt.Std(),
-		DeadlineAt: min(rec.DeadlineAt, latest).Std(), SettledAt: stdOrNil(rec.SettledAt),
+		DeadlineAt: rec.DeadlineAt.Std(), SettledAt: stdOrNil(rec.SettledAt),
 	}
 	if !call.Stdin.IsZero() {
 		p.Call.Stdin = call.Stdin.String()

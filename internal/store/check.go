@@ -48,10 +48,10 @@ func (q Query) Check() (after Position, err error) {
 	return ParseCursor(q.Cursor)
 }
 
-// Matches reports whether rec is a promise that passes q's filters. Limit and
+// Matches reports whether rec is a script's, and passes q's filters. Limit and
 // Cursor are not filters.
 func (q Query) Matches(rec promise.Record) bool {
-	return (rec.Protocol == nil || rec.Protocol.Schedule == nil) && rec.Owner == q.Owner && rec.CreatedAt >= q.Since &&
+	return !rec.Remote() && rec.Owner == q.Owner && rec.CreatedAt >= q.Since &&
 		(q.Machine == "" || rec.Machine == q.Machine) &&
 		(q.State == nil || rec.State == *q.State) && strings.HasPrefix(rec.ID, q.Prefix)
 }

@@ -87,7 +87,7 @@ type Store interface {
 	// the earliest first.
 	Due(ctx context.Context, now promise.Time, limit int) ([]string, error)
 
-	// List returns records as q asks, newest first (CreatedAt, then ID, both
+	// List returns records of scripts as q asks, newest first (CreatedAt, then ID, both
 	// descending).
 	List(ctx context.Context, q Query) (Page, error)
 

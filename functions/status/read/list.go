@@ -25,11 +25,9 @@ func (rd *reader) list(r *api.Request) (api.Answer, error) {
 	if err != nil {
 		return api.Answer{}, err
 	}
-	list := api.List{Items: []api.Promise{}, Cursor: page.Cursor}
-	for _, rec := range page.Records {
-		if !rec.Remote() { // those of other programs are seen by the protocol
-			list.Items = append(list.Items, api.Summary(rec))
-		}
+	list := api.List{Items: make([]api.Promise, len(page.Records)), Cursor: page.Cursor}
+	for i, rec := range page.Records {
+		list.Items[i] = api.Summary(rec)
 	}
 	return api.Answer{Body: list}, nil
 }
