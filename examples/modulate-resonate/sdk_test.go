@@ -248,8 +248,8 @@ func TestKills(t *testing.T) {
 // worker, whose heartbeats name them all, and are started once.
 func TestLeases(t *testing.T) {
 	each(t, func(w *world) {
-		worker := w.ready("worker.py", "--group", "gpu", "--ttl", "4")
-		long := w.script("import time; time.sleep(9); print('long')")
+		worker := w.ready("worker.py", "--group", "gpu", "--ttl", "6")
+		long := w.script("import time; time.sleep(13); print('long')")
 		var clients []*process
 		for range 3 {
 			clients = append(clients, w.program("modulate.py", "--script", long, "--direct"))
