@@ -37,7 +37,7 @@ func (j *job) will() ([]byte, error) {
 	if j.w.cfg.Spool == "" || j.w.cfg.Machine == "" {
 		return nil, nil
 	}
-	rec, err := store.Encode(&j.rec)
+	rec, err := store.Encode(&j.claimed)
 	if err != nil {
 		return nil, fmt.Errorf("writing down whose job it is: %w", err)
 	}

@@ -69,6 +69,7 @@ type job struct {
 	call    promise.Call
 	number  uint32         // of the attempt
 	rec     promise.Record // as last seen; the guard's while there is one
+	claimed promise.Record // as it was claimed or adopted; it stays as it is
 	held    time.Time      // before the write that granted the lease was sent; likewise
 
 	receipt  string // of its message; "": there is none (any more)
@@ -151,7 +152,7 @@ func (w *Worker) newJob(base context.Context, rec promise.Record, held time.Time
 	j := &job{
 		w: w, id: rec.ID, base: base,
 		version: rec.Task.Version, claim: rec.Task.ClaimID, machine: rec.Machine, call: rec.Call,
-		number: rec.Attempts[len(rec.Attempts)-1].Number, rec: rec, held: held,
+		number: rec.Attempts[len(rec.Attempts)-1].Number, rec: rec, claimed: rec, held: held,
 		now: make(chan struct{}),
 	}
 	j.leaseMoved()
