@@ -172,4 +172,13 @@ func TestLoopback(t *testing.T) {
 			t.Errorf("Host %q, Origin %q: got %d %s", tt.host, tt.origin, w.Code, w.Body)
 		}
 	}
+	for site, want := range map[string]int{"none": 200, "same-origin": 200, "same-site": 403, "cross-site": 403} {
+		r := httptest.NewRequest("GET", "/poll/gpu/w", nil) // as an <img> of a page asks, without an Origin
+		r.Host = "localhost:8700"
+		r.Header.Set("Sec-Fetch-Site", site)
+		w := httptest.NewRecorder()
+		if Loopback(status(200)).ServeHTTP(w, r); w.Code != want {
+			t.Errorf("Sec-Fetch-Site %q: got %d %s", site, w.Code, w.Body)
+		}
+	}
 }

@@ -8,8 +8,9 @@ import (
 
 // Loopback lets through what is meant for a server on the loopback address:
 // requests whose Host is a loopback one (a page of another site may have
-// pointed its own name here) and, where a browser sends them, whose Origin is
-// this very server. ErrHost, ErrOrigin.
+// pointed its own name here) and, where a browser sends them, whose Origin and
+// Sec-Fetch-Site are this very server: an image of another page has no Origin,
+// and would be sent a worker's messages. ErrHost, ErrOrigin.
 func Loopback(next http.Handler) http.Handler {
 	s := &Service{}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -19,6 +20,10 @@ func Loopback(next http.Handler) http.Handler {
 		}
 		if o := r.Header.Get("Origin"); o != "" && o != "http://"+r.Host {
 			s.fail(w, r, Fail(ErrOrigin, "Origin", "a page of %s may not use this server", o))
+			return
+		}
+		if site := r.Header.Get("Sec-Fetch-Site"); site != "" && site != "same-origin" && site != "none" {
+			s.fail(w, r, Fail(ErrOrigin, "Sec-Fetch-Site", "a page of another server may not use this one"))
 			return
 		}
 		next.ServeHTTP(w, r)

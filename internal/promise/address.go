@@ -19,10 +19,13 @@ type Address struct {
 	Only  bool // poll://uni
 }
 
+// maxAddress is the longest address, in bytes.
+const maxAddress = 1024
+
 // ParseAddress reads an address.
 func ParseAddress(s string) (Address, bool) {
 	rest, ok := strings.CutPrefix(s, "poll://")
-	if !ok {
+	if !ok || len(s) > maxAddress {
 		return Address{}, false
 	}
 	cast, rest, _ := strings.Cut(rest, "@")

@@ -1,6 +1,9 @@
 package promise
 
 import (
+	"fmt"
+	"math"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -18,10 +21,42 @@ func TestAddresses(t *testing.T) {
 		"poll://any@gpu/w/x":  {},
 		"http://example.com/": {},
 		"":                    {},
+
+		"poll://uni@g/" + strings.Repeat("x", maxAddress): {},
 	} {
 		if got, ok := ParseAddress(s); ok != (want != Address{}) || ok && got != want {
 			t.Errorf("%q: %+v, %v", s, got, ok)
 		}
+	}
+}
+
+// TestListenersAreBounded: the record of a promise does not grow with every
+// process that ever waited for it.
+func TestListenersAreBounded(t *testing.T) {
+	rec := stepped(t, Record{}, Create{Record: NewRemote("local", "a", 1_000_000, Protocol{})})
+	for n := range 3 * MaxListeners {
+		rec = stepped(t, rec, Listen{Address: fmt.Sprint("poll://uni@g/", n)})
+	}
+	has := rec.Protocol.Listeners
+	if len(has) != MaxListeners || has[MaxListeners-1] != fmt.Sprint("poll://uni@g/", 3*MaxListeners-1) {
+		t.Errorf("%d listeners, the last %s", len(has), has[len(has)-1])
+	}
+}
+
+// stepped is Step at time 1, of what is not refused.
+func stepped(t *testing.T, rec Record, ev Event) Record {
+	t.Helper()
+	next, _, err := Step(rec, ev, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return next
+}
+
+// TestFarDeadline: a run's promise that is to live for ever does.
+func TestFarDeadline(t *testing.T) {
+	if _, _, at := (Schedule{Timeout: math.MaxInt64}).Run(1_700_000_000_000); at != math.MaxInt64 {
+		t.Errorf("its deadline is %d", at)
 	}
 }
 

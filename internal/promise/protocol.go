@@ -24,6 +24,9 @@ const (
 	// MaxFailures is how often in a row a task may be given back, or lost,
 	// without any progress.
 	MaxFailures = 20
+	// MaxListeners is how many listen to one promise; beyond, the one that has
+	// registered first is forgotten. Each process of a client is another one.
+	MaxListeners = 100
 	// exactResend is when a message is sent again where the protocol is followed
 	// to the letter.
 	exactResend = 30 * time.Second
@@ -270,7 +273,8 @@ func (s *step) listen(ev Event) error {
 		}
 	case Listen:
 		if !slices.Contains(has.Listeners, ev.Address) {
-			s.protocol().Listeners = append(slices.Clone(has.Listeners), ev.Address)
+			all := append(slices.Clone(has.Listeners), ev.Address)
+			s.protocol().Listeners = all[max(0, len(all)-MaxListeners):]
 		}
 	}
 	return nil

@@ -2,6 +2,7 @@ package promise
 
 import (
 	"maps"
+	"math"
 	"strconv"
 	"strings"
 )
@@ -52,7 +53,7 @@ func (c Schedule) Run(at Time) (id string, tags map[string]string, deadline Time
 	for _, name := range []string{TagOrigin, TagBranch, "resonate:parent", "resonate:prefix"} {
 		tags[name] = id
 	}
-	return id, tags, at + Time(c.Timeout)
+	return id, tags, at + min(Time(c.Timeout), math.MaxInt64-at)
 }
 
 // fired moves the schedule on to its next run.

@@ -120,11 +120,18 @@ type snapshot struct {
 }
 
 func (c *call) debugSnap() (reply, error) {
-	all, _, err := c.search("", 1<<30, func(promise.Record) bool { return true })
-	if err != nil {
-		return reply{}, err
+	var all []promise.Record
+	for after := ""; ; {
+		found, cursor, err := c.search(after, maxPage, func(promise.Record) bool { return true })
+		if err != nil {
+			return reply{}, err
+		}
+		all = append(all, found...)
+		if cursor == nil {
+			return reply{data: c.Debug.snap(all)}, nil
+		}
+		after = promise.EncodeID(*cursor)
 	}
-	return reply{data: c.Debug.snap(all)}, nil
 }
 
 // snap shows records, and the messages that wait.

@@ -27,8 +27,13 @@ import (
 // Version is the protocol's.
 const Version = "2026-04-01"
 
-// maxBody is the most that a request may have, in bytes.
-const maxBody = 8 << 20
+// Limits, in bytes.
+const (
+	maxBody = 8 << 20 // of a request
+	// enough is when an answer with several promises brings no more of them: a
+	// Lambda function answers 6 MB at most ("Lambda quotas").
+	enough = 3 << 20
+)
 
 // Config is what the handler needs. Engine and Search must be set.
 type Config struct {
@@ -127,9 +132,9 @@ func (d *door) ready(w http.ResponseWriter, r *http.Request) {
 type envelope struct {
 	Kind string `json:"kind"`
 	Head struct {
-		CorrID    *string `json:"corrId"`
-		Version   *string `json:"version"`
-		DebugTime *int64  `json:"resonate:debug_time"`
+		CorrID    *string         `json:"corrId"`
+		Version   *string         `json:"version"`
+		DebugTime json.RawMessage `json:"resonate:debug_time"`
 	} `json:"head"`
 	Data json.RawMessage `json:"data"`
 }
@@ -236,7 +241,13 @@ func (d *door) answer(r *http.Request, env *envelope) (reply, error) {
 		return reply{}, fail(http.StatusForbidden, "%s needs a server in debug mode", env.Kind)
 	}
 	if d.Debug != nil {
-		c.engine = d.Debug.engine(d.Engine, env.Head.DebugTime)
+		var at *int64
+		if len(env.Head.DebugTime) > 0 {
+			if err := read(env.Head.DebugTime, &at); err != nil {
+				return reply{}, err
+			}
+		}
+		c.engine = d.Debug.engine(d.Engine, at)
 	}
 	return do(c)
 }

@@ -46,6 +46,13 @@ func TestEnvelopes(t *testing.T) {
 			t.Errorf("%s: %d %s", e.body, status, data)
 		}
 	}
+
+	s := store.NewMemory() // without debug mode what a request says of the time is nobody's concern
+	plain := &client{t: t, door: New(Config{Engine: &engine.Engine{Store: s, Queue: queue.NewMemory(), Blobs: blob.NewMemory()}, Search: s})}
+	body := `{"kind":"promise.search","head":{"corrId":"c","version":"2026-04-01","resonate:debug_time":"soon"},"data":{}}`
+	if status, data := plain.raw([]byte(body), "promise.search", "c"); status != 200 {
+		t.Errorf("%d %s", status, data)
+	}
 }
 
 // TestStatuses goes through what is refused, kind by kind.
@@ -131,6 +138,8 @@ func TestStatuses(t *testing.T) {
 		{"schedule.create", object{"id": "a.b", "cron": "* * * * *", "promiseId": "p", "promiseTimeout": 1, "promiseTags": target}, 400},
 		{"schedule.create", object{"id": "s", "cron": "often", "promiseId": "p", "promiseTimeout": 1, "promiseTags": target}, 400},
 		{"schedule.create", object{"id": "s", "cron": "* * * * *", "promiseId": "p", "promiseTimeout": 1}, 400},
+		{"schedule.create", object{"id": "s", "cron": "* * * * *", "promiseId": "{{.timestamp}}" + long[:890], "promiseTimeout": 1, "promiseTags": target}, 400},
+		{"schedule.create", object{"id": "s", "cron": "* * * * *", "promiseId": "p", "promiseTimeout": 1, "promiseTags": object{"resonate:target": "poll://any@g", "modulate:call": "x.py"}}, 400},
 		{"schedule.get", object{"id": "s"}, 404},
 		{"schedule.delete", object{"id": "s"}, 404},
 		{"debug.tick", object{}, 400},
@@ -222,6 +231,48 @@ func TestSearchPages(t *testing.T) {
 		if strings.Join(got, " ") != "a b b.1 c" {
 			t.Errorf("%s: %v", kind, got)
 		}
+	}
+}
+
+// TestAnswersAreBounded: what brings several promises along stays below what a
+// Lambda function may answer, and pages go on where one ended.
+func TestAnswersAreBounded(t *testing.T) {
+	c := newClient(t, store.NewMemory())
+	tags := object{"resonate:target": "poll://any@g", "resonate:branch": "wf"}
+	c.post("promise.create", object{"id": "wf", "timeoutAt": c.now + 60_000, "tags": tags})
+	const all = 20
+	for n := range all {
+		c.post("promise.create", object{
+			"id": fmt.Sprintf("wf.%02d", n), "timeoutAt": c.now + 60_000, "tags": object{"resonate:branch": "wf"},
+			"param": object{"data": strings.Repeat("x", 300_000)},
+		})
+	}
+	const most = 6 << 20
+	for version := range 2 {
+		status, body := c.post("task.acquire", object{"id": "wf", "version": version, "pid": "w", "ttl": 1000})
+		if got := strings.Count(string(body), `"resonate:branch":"wf"`); status != 200 || len(body) > most || version == 1 && got < 2 {
+			t.Errorf("%d with %d bytes, %d promises", status, len(body), got)
+		}
+		c.post("task.release", object{"id": "wf", "version": version + 1})
+	}
+	found, pages := 0, 0
+	for cursor := any(nil); ; pages++ {
+		_, body := c.post("promise.search", object{"cursor": cursor})
+		var page struct {
+			Promises []struct{ ID string }
+			Cursor   *string
+		}
+		if err := json.Unmarshal(body, &page); err != nil || len(body) > most {
+			t.Fatalf("%d bytes, %v", len(body), err)
+		}
+		found += len(page.Promises)
+		if page.Cursor == nil {
+			break
+		}
+		cursor = *page.Cursor
+	}
+	if found != all+1 || pages == 0 {
+		t.Errorf("%d of %d promises on %d pages", found, all+1, pages+1)
 	}
 }
 

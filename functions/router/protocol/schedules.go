@@ -79,14 +79,27 @@ func (c *call) scheduleCreate() (reply, error) {
 	if _, ok := promise.ParseAddress(in.PromiseTags[promise.TagTarget]); !ok {
 		return reply{}, invalid("promiseTags must include a %s tag", promise.TagTarget)
 	}
-	rec, err := c.schedule(promise.Schedule{
+	s := promise.Schedule{
 		ID: *in.ID, Cron: *in.Cron, PromiseID: *in.PromiseID, Timeout: *in.PromiseTimeout,
 		Param: in.PromiseParam.stored(), Tags: in.PromiseTags,
-	})
+	}
+	if err := c.checkRun(s); err != nil {
+		return reply{}, err
+	}
+	rec, err := c.schedule(s)
 	if err != nil {
 		return reply{}, err
 	}
 	return reply{data: map[string]any{"schedule": scheduleOf(rec)}}, nil
+}
+
+// checkRun refuses a schedule whose promises could not be created: it would try
+// for ever.
+func (c *call) checkRun(s promise.Schedule) error {
+	id, tags, deadline := s.Run(c.engine.Time())
+	timeout := int64(deadline)
+	_, err := c.draft(newPromise{ID: &id, TimeoutAt: &timeout, Tags: tags})
+	return err
 }
 
 // schedule creates a schedule, over one that was deleted too, or returns the

@@ -37,10 +37,10 @@ func (q query) check(limit int) (after string, n int, err error) {
 	return after, limit, nil
 }
 
-// search goes through the caller's records after an id until limit match. The
-// cursor is the last one's, if there are others.
+// search goes through the caller's records after an id until limit match, or
+// enough is found. The cursor is the last one's, if there are others.
 func (c *call) search(after string, limit int, match func(promise.Record) bool) (found []promise.Record, cursor *string, err error) {
-	for {
+	for bytes := 0; ; {
 		page, err := c.Search.Search(c.ctx, after, looked)
 		if err != nil {
 			return nil, nil, err
@@ -50,8 +50,9 @@ func (c *call) search(after string, limit int, match func(promise.Record) bool) 
 			if rec.Owner != c.owner || rec.Protocol != nil && rec.Protocol.Schedule != nil || !match(rec) {
 				continue
 			}
-			if len(found) == limit {
-				last := promise.DecodeID(found[limit-1].ID)
+			bytes += weight(rec)
+			if n := len(found); n == limit || n > 0 && bytes > enough {
+				last := promise.DecodeID(found[n-1].ID)
 				return found, &last, nil
 			}
 			found = append(found, rec)

@@ -153,7 +153,11 @@ func (c *call) preload(rec promise.Record) ([]promiseView, error) {
 	if err != nil {
 		return nil, err
 	}
+	bytes := weight(rec)
 	for _, p := range below {
+		if bytes += weight(p); bytes > enough {
+			break
+		}
 		if p.Tag(promise.TagBranch) == branch && p.ID != rec.ID && p.Owner == c.owner {
 			if p, err = c.engine.Step(c.ctx, p, promise.View{}); err != nil {
 				return nil, err

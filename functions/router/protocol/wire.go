@@ -74,6 +74,21 @@ func view(rec promise.Record) promiseView {
 	return v
 }
 
+// weight is about how many bytes a promise has on the wire.
+func weight(rec promise.Record) int {
+	const frame = 300 // what all have
+	n := frame + len(rec.ID) + len(rec.Outcome.Result.Inline) + len(rec.Outcome.Stdout.Tail)
+	if p := rec.Protocol; p != nil {
+		for _, part := range []map[string]string{p.Tags, p.Param.Headers, p.Value.Headers} {
+			for name, v := range part {
+				n += len(name) + len(v)
+			}
+		}
+		n += len(p.Param.Data) + len(p.Value.Data)
+	}
+	return n
+}
+
 // tagCall marks the promises of scripts, which their machine's own queue has.
 const tagCall = "modulate:call"
 
