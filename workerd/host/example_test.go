@@ -24,7 +24,7 @@ func TestExampleHasEveryKey(t *testing.T) {
 	}
 	all := regexp.MustCompile(`(?m)^# (\[\[|[a-z-]+ = )`).ReplaceAllString(string(text), "$1")
 	all = strings.NewReplacer("/srv/datasets", t.TempDir(), "/dev/fuse", "/dev/null").Replace(all)
-	if m, err = read(t, all); err != nil {
+	if _, err = read(t, all); err != nil {
 		t.Fatalf("with everything in it: %v", err)
 	}
 	var any Machine
