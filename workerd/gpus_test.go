@@ -72,6 +72,17 @@ func (d *directory) run(t *testing.T, id, source string) api.Promise {
 	return p
 }
 
+// openMachine is a machine.toml without a sandbox, in which the device files of
+// GPUs that are not there would be missed.
+func openMachine(t *testing.T) string {
+	t.Helper()
+	config := filepath.Join(t.TempDir(), "machine.toml")
+	if err := os.WriteFile(config, []byte("[sandbox]\nlevel = 'none'\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return config
+}
+
 // The real daemon with an nvidia-smi of ours: a slot for each device, each
 // script is told of its own, and a device that is not empty takes its slot out.
 func TestGPUs(t *testing.T) {
@@ -81,11 +92,7 @@ func TestGPUs(t *testing.T) {
 	busy := machineWithGPUs(t)
 	d := newDirectory(t)
 	defer d.Close()
-	config := filepath.Join(t.TempDir(), "machine.toml")
-	if err := os.WriteFile(config, []byte("[sandbox]\nlevel = 'none'\n"), 0o600); err != nil { // its device files are not there
-		t.Fatal(err)
-	}
-	r := start(t, "--dir", d.dir, "--no-sweep", "--config", config)
+	r := start(t, "--dir", d.dir, "--no-sweep", "--config", openMachine(t))
 	if !strings.Contains(r.said, "2 slots") {
 		t.Errorf("it said %q, want a slot for each device", r.said)
 	}
@@ -121,7 +128,7 @@ func TestGPUs(t *testing.T) {
 func TestMoreSlotsThanGPUs(t *testing.T) {
 	machineWithGPUs(t)
 	var out, errs lines
-	code := run(t.Context(), []string{"--dir", t.TempDir(), "--slots", "3"}, func(string) string { return "" }, &out, &errs)
+	code := run(t.Context(), []string{"--dir", t.TempDir(), "--slots", "3", "--config", openMachine(t)}, func(string) string { return "" }, &out, &errs)
 	if code != exitInput || !strings.Contains(errs.String(), "--slots 3: this machine has 2 GPUs") {
 		t.Errorf("exit %d: %s", code, &errs)
 	}

@@ -15,6 +15,7 @@ import (
 	"modulate/internal/account"
 	"modulate/internal/api"
 	"modulate/internal/local"
+	"modulate/workerd/host"
 )
 
 // A service is where the promises of this command are.
@@ -206,6 +207,19 @@ func (s *service) finish(ctx context.Context) (broken []string, err error) {
 		return nil, nil
 	}
 	return s.here.finish(ctx)
+}
+
+// machine reads the description of this machine; without one it is zero.
+func (a *app) machine() (host.Machine, error) {
+	file := a.file
+	if file == "" {
+		file, _ = a.getenv("MODULATE_CONFIG")
+	}
+	m, err := host.Read(file)
+	if err != nil {
+		return m, badInput("%w", err)
+	}
+	return m, nil
 }
 
 // storeDir is the folder of the store.

@@ -29,8 +29,7 @@ type dev struct {
 	listen   string
 	machines string
 	drain    duration
-	config   string
-	machine  host.Machine // what config says
+	machine  host.Machine
 	verbose  bool
 	debug    bool
 }
@@ -52,7 +51,6 @@ It is a server for programs with a Resonate SDK too: their URL is its address
 	f := cmd.Flags()
 	f.StringVar(&d.listen, "listen", "127.0.0.1:8700", "loopback `ADDRESS` to answer on; port 0 takes a free one")
 	f.StringVar(&d.machines, "machines", "cpu,gpu", "`LIST` of machines to work for, with their slots: cpu:4,gpu:1")
-	f.StringVar(&d.config, "config", "", "`FILE` that describes this machine: machine.toml")
 	f.Var(&d.drain, "drain", "how long scripts may go on once it is to stop")
 	f.BoolVar(&d.debug, "protocol-debug", false, "serve debug.* of the Resonate protocol: anyone may wipe the store and set the clock, and nothing runs by itself")
 	f.BoolVarP(&d.verbose, "verbose", "v", false, "log what happens, not only what is wrong")
@@ -67,8 +65,8 @@ func (d *dev) run(ctx context.Context) error {
 	if err := checkLoopback(d.listen); err != nil {
 		return err
 	}
-	if d.machine, err = host.Read(d.config); err != nil {
-		return badInput("%w", err)
+	if d.machine, err = d.app.machine(); err != nil {
+		return err
 	}
 	lock, err := d.lock(ctx)
 	if err != nil {

@@ -45,14 +45,21 @@ type here struct {
 
 // newHere returns a here over l. The second Ctrl-C kills at once.
 func newHere(l *local.Local, a *app) (*here, error) {
+	described, err := a.machine()
+	if err != nil {
+		return nil, err
+	}
 	name := "cli-" + strings.ToLower(rand.Text()[:10])
 	spool, err := l.Spool(name, "")
 	if err != nil {
 		return nil, err
 	}
-	machine, err := host.Open(host.Machine{}, host.Options{Devices: host.Machine{}.SharedDevices(a.signals.hard)})
+	machine, err := host.Open(described, host.Options{Devices: described.SharedDevices(a.signals.hard)})
 	if err != nil {
 		return nil, errors.Join(err, spool.Close())
+	}
+	if machine.Missing != "" {
+		a.line(machine.Contains())
 	}
 	run, end, err := machine.Runner(host.Worker{Spool: spool.Dir, Slots: 1})
 	if err != nil {

@@ -30,6 +30,7 @@ type app struct {
 	url   string
 	stage string
 	dir   string
+	file  string
 	json  bool
 	raw   bool
 }
@@ -121,6 +122,7 @@ func (a *app) addFlags(root *cobra.Command) {
 	flags.StringVar(&a.url, "url", "", "`URL` of the server (MODULATE_URL)")
 	flags.StringVar(&a.stage, "stage", "", "`STAGE` of an AWS account, found by its stack (MODULATE_STAGE)")
 	flags.StringVar(&a.dir, "dir", "", "`FOLDER` of the store (MODULATE_DIR; else .modulate)")
+	flags.StringVar(&a.file, "config", "", "`FILE` that describes this machine, for scripts that run here: machine.toml (MODULATE_CONFIG)")
 	flags.BoolVar(&a.json, "json", false, "print promises as JSON, one a line")
 	flags.BoolVar(&a.raw, "raw", false, "do not strip terminal escapes from a script's output")
 }

@@ -37,8 +37,9 @@ type Plan struct {
 }
 
 // Plan finds out what this machine can do, and what of that contains the
-// scripts of m where slots of them run at once. Where they have the network, it
-// makes the rules that keep them from private addresses. ErrLacking.
+// scripts of m where slots of them run at once. It removes what killed keepers
+// have left, and where scripts have the network it makes the rules that keep
+// them from private addresses. ErrLacking.
 func (m Machine) Plan(slots int) (Plan, error) {
 	p := Plan{Runtimes: runner.Runtimes(m.Runtimes)}
 	if m.Sandbox.Level == sandbox.None {
@@ -46,6 +47,9 @@ func (m Machine) Plan(slots int) (Plan, error) {
 		return p, nil
 	}
 	r := sandbox.Probe()
+	if python := p.Runtimes["python"]; r.Sandbox.OK && (len(python) == 0 || !filepath.IsAbs(python[0])) {
+		r.Sandbox = sandbox.Finding{Name: r.Sandbox.Name, Text: "sandboxes wait with a Python in them: install python3"}
+	}
 	level, err := m.level(r)
 	if err != nil {
 		return Plan{}, err
@@ -58,6 +62,11 @@ func (m Machine) Plan(slots int) (Plan, error) {
 	if p.Groups = r.Groups.OK; !p.Groups {
 		p.Missing = r.Groups.Text
 		p.Sandbox.Limits = sandbox.Limits{Scratch: p.Sandbox.Limits.Scratch}
+	}
+	if p.Groups {
+		if err := sandbox.SweepGroups(); err != nil {
+			return Plan{}, fmt.Errorf("removing the cgroups of keepers that are gone: %w", err)
+		}
 	}
 	if p.Sandbox.Egress {
 		if err := sandbox.Egress(context.Background()); err != nil {
@@ -92,6 +101,7 @@ type Host struct {
 	// Environments are those of scripts that name their dependencies; nil: there
 	// is no uv here.
 	Environments *uv.Cache
+	Missing      string // see Plan
 
 	plan Plan
 	jobs *runner.Workplace
@@ -102,14 +112,11 @@ type Host struct {
 // device.ErrFew.
 func Open(m Machine, o Options) (*Host, error) {
 	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
-	if m.Sandbox.Level == "" {
-		m.Sandbox.Level = sandbox.None
-	}
 	plan, err := m.Plan(o.Slots)
 	if err != nil {
 		return nil, err
 	}
-	h := &Host{Runtimes: plan.Runtimes, Sandbox: plan.Sandbox, plan: plan}
+	h := &Host{Runtimes: plan.Runtimes, Sandbox: plan.Sandbox, Missing: plan.Missing, plan: plan}
 	if err := h.equip(m, o); err != nil {
 		return nil, err
 	}
@@ -163,12 +170,17 @@ func (h *Host) Runner(w Worker) (run runner.Runner, close func() error, err erro
 	return runner.Exec{Dir: h.jobs.Dir, Spares: spares}, spares.Close, nil
 }
 
-// Contains says what contains the scripts, for the line that tells of a start.
+// Contains says what contains the scripts, and what could and does not, for the
+// line that tells of a start.
 func (h *Host) Contains() string {
-	if h.Sandbox.Level == sandbox.None {
-		return "no sandbox"
+	text := "no sandbox"
+	if h.Sandbox.Level != sandbox.None {
+		text = fmt.Sprintf("sandbox %s", h.Sandbox.Level)
 	}
-	return fmt.Sprintf("sandbox %s", h.Sandbox.Level)
+	if h.Missing != "" {
+		text += fmt.Sprintf(" (%s)", h.Missing)
+	}
+	return text
 }
 
 // Close gives up what Open took. No script runs any more.

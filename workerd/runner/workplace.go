@@ -23,9 +23,16 @@ type Workplace struct {
 // workplacePrefix is what the name of every workplace starts with.
 const workplacePrefix = "modulate-jobs-"
 
+// workplaceRoom is the longest directory in which the sockets of jobs have
+// paths that fit into an address.
+const workplaceRoom = maxSocketPath - len("/"+workplacePrefix+"0123456789abc/modulate-0123456789abc/"+socketName)
+
 // OpenWorkplace makes a workplace in parent ("": the system's temporary
-// directory), and removes there those of this user's processes that are gone.
+// directory, or /tmp where its path is too long), and removes there those of this user's processes that are gone.
 func OpenWorkplace(parent string) (*Workplace, error) {
+	if parent == "" && len(os.TempDir()) > workplaceRoom {
+		parent = "/tmp"
+	}
 	parent, err := tempDir(parent)
 	if err != nil {
 		return nil, fmt.Errorf("making the jobs' directory: %w", err)
