@@ -125,11 +125,15 @@ func (s *server) work(ctx context.Context) error {
 		if err != nil {
 			return errors.Join(err, spool.Close())
 		}
-		w, err := worker.New(worker.Config{
-			Engine: s.Local.Engine, Roster: s.Local.Store, Machine: m.Name, Slots: m.Slots, Name: name,
-			Runner: run, Runtimes: s.Runtimes, API: s.Local.Handler(),
+		cfg := worker.Config{
+			Engine: s.Local.Engine, Roster: s.Local.Store, Audience: s.Local.Store, Machine: m.Name, Slots: m.Slots, Name: name,
+			Runner: run, Runtimes: s.Runtimes, Environments: s.Environments, API: s.Local.Handler(),
 			Spool: spool.Dir, Drain: s.Drain, Log: s.Log,
-		})
+		}
+		if m.Name != api.DefaultTarget {
+			cfg.Devices = s.Devices
+		}
+		w, err := worker.New(cfg)
 		if err != nil {
 			return errors.Join(err, end(), spool.Close())
 		}
