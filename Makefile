@@ -69,6 +69,11 @@ gates: emulators ## 200 histories of DynamoDB in full length: 8 clients, 200 ope
 chaos: emulators ## Real processes under kill -9 and SIGSTOP
 	CI=1 go test -race -count=1 -timeout 20m -v ./internal/chaos
 
+.PHONY: keepers
+keepers: ## The keepers' gates at full size: 100 kills under 200 scripts, 10,000 scripts in a row
+	CI=1 go test -count=1 -timeout 30m -v ./internal/chaos -run TestWorkerdKilledUnderItsScripts -full
+	CI=1 go test -count=1 -timeout 60m -v ./workerd/runner -run TestManyScriptsLeaveNothing -full
+
 .PHONY: bench
 bench: ## Medians against a floor measured in the same run
 	go run ./bench

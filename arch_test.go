@@ -165,7 +165,7 @@ var rules = map[string]rule{
 	},
 	"bench": {
 		ours: append([]string{
-			"workerd/runner", "internal/local", "internal/server",
+			"workerd/runner", "workerd/host", "workerd/keeper", "workerd/sandbox", "internal/local", "internal/server",
 			"internal/sqlite", "internal/store/sqlitestore", "internal/lambdatest",
 		}, edge...),
 		others: []string{awsSDK}, // its tests

@@ -26,9 +26,15 @@ import (
 	"modulate/internal/cloud"
 	"modulate/internal/emulator"
 	"modulate/internal/queue"
+	"modulate/workerd/runner"
 )
 
-func TestMain(m *testing.M) { emulator.Main(m) }
+func TestMain(m *testing.M) {
+	if code, was := runner.BeKeeper(os.Args); was {
+		os.Exit(code)
+	}
+	emulator.Main(m)
+}
 
 // A line is the way to AWS, with faults.
 type line struct {

@@ -38,6 +38,10 @@ func FindProgram() (Program, error) {
 	return Program{Path: self}, nil
 }
 
+// errNoKeeper: a program that was started as a keeper and does not know it must
+// not start others, which would not either.
+var errNoKeeper = errors.New("this binary does not become a keeper when it is called " + Name + ": its main is to call keeper.Main")
+
 // environment is all that a keeper has: its memory is to stay small.
 var environment = []string{"GOMAXPROCS=1", "GOTRACEBACK=none", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
@@ -46,6 +50,9 @@ var environment = []string{"GOMAXPROCS=1", "GOTRACEBACK=none", "PATH=/usr/local/
 //
 // With a box its scripts run in sandboxes: see [Client.Cell].
 func (p Program) Start(f *Folder, hold *os.File, b *Box) (*Client, error) {
+	if Called(os.Args) {
+		return nil, errNoKeeper
+	}
 	ours, theirs, err := socketPair()
 	if err != nil {
 		return nil, fmt.Errorf("starting a keeper: %w", err)
