@@ -142,7 +142,7 @@ var rules = map[string]rule{
 
 	"workerd/uv": {ours: []string{"internal/lock"}, others: []string{"github.com/BurntSushi/toml"}},
 
-	"workerd/gateway": {ours: []string{"internal/delivery", "internal/promise"}},
+	"workerd/gateway": {ours: []string{"functions/router/protocol", "internal/delivery", "internal/promise"}},
 	"workerd": {
 		ours: append([]string{
 			"workerd/gateway", "internal/delivery", "functions/router/protocol",

@@ -97,7 +97,7 @@ func workerGrants() grants {
 		"s3:PutObject on Bucket/log/*":                               "output of more than 8 KB",
 		lookup:                                                       "Cloud.Check; where adopted output stands: Blobs.List; " + toFind,
 		"execute-api:Invoke on Api/*/POST/v1/*":                      "scripts submit through MODULATE_SOCKET",
-		"execute-api:Invoke on Api/*/POST/":                          "workerd --gateway signs for programs with a Resonate SDK",
+		"execute-api:Invoke on Api/*/POST/work":                      "workerd --gateway signs for programs with a Resonate SDK",
 		"execute-api:Invoke on Api/*/GET/v1/*":                       "scripts read through MODULATE_SOCKET",
 		"autoscaling:SetInstanceProtection" + ownGroup:               notYet + "an instance that is idle ends itself",
 		"autoscaling:TerminateInstanceInAutoScalingGroup" + ownGroup: notYet + "an instance that is idle ends itself",

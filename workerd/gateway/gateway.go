@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"modulate/functions/router/protocol"
 	"modulate/internal/delivery"
 	"modulate/internal/promise"
 )
@@ -24,7 +25,7 @@ const maxBody = 8 << 20
 
 // Config is what the handler needs. All of it is required.
 type Config struct {
-	URL    string            // of the stage's API
+	URL    string            // of the stage's API; requests go to its [protocol.WorkPath]
 	Signed http.RoundTripper // carries what goes there
 	Hub    *delivery.Hub
 	Rest   http.Handler // answers what is no request of the protocol
@@ -42,6 +43,7 @@ func New(c Config) http.Handler {
 	g := &gateway{Config: c, client: http.Client{Transport: c.Signed, Timeout: 35 * time.Second}} // a Lambda function has 30 s
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /{$}", g.forward)
+	mux.HandleFunc("POST "+protocol.WorkPath, g.forward)
 	mux.Handle("GET /poll/{group}/{pid}", c.Hub)
 	mux.Handle("/", c.Rest)
 	return mux
@@ -84,7 +86,7 @@ func (g *gateway) forward(w http.ResponseWriter, r *http.Request) {
 		json.Unmarshal(env.Data, &of)
 	}
 	body = g.before(env, of, body)
-	req, err := http.NewRequestWithContext(r.Context(), http.MethodPost, strings.TrimSuffix(g.URL, "/")+"/", bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(r.Context(), http.MethodPost, strings.TrimSuffix(g.URL, "/")+protocol.WorkPath, bytes.NewReader(body))
 	if err != nil {
 		http.Error(w, "the stage's URL is none", http.StatusInternalServerError)
 		return

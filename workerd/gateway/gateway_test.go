@@ -28,6 +28,9 @@ type object = map[string]any
 type signer struct{}
 
 func (signer) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Path != protocol.WorkPath {
+		return nil, fmt.Errorf("a machine may not POST %s", r.URL.Path)
+	}
 	r = r.Clone(r.Context())
 	r.Header.Set("Authorization", "signed")
 	return http.DefaultTransport.RoundTrip(r)

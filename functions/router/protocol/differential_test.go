@@ -2,6 +2,7 @@ package protocol
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"flag"
@@ -40,11 +41,12 @@ type client struct {
 	t    *testing.T
 	door http.Handler
 	now  int64
+	path string // "": /
 }
 
 func newClient(t *testing.T, s debugged) *client {
 	e := &engine.Engine{Store: s, Queue: queue.NewMemory("cpu"), Blobs: blob.NewMemory()}
-	return &client{t, New(Config{Engine: e, Search: s, Debug: &Debug{Wipe: s.Wipe}}), 1_700_000_000_000}
+	return &client{t: t, door: New(Config{Engine: e, Search: s, Debug: &Debug{Wipe: s.Wipe}}), now: 1_700_000_000_000}
 }
 
 // post sends one envelope, and checks that of the answer.
@@ -63,7 +65,7 @@ func (c *client) post(kind string, data any) (int, json.RawMessage) {
 func (c *client) raw(body []byte, kind, corr string) (int, json.RawMessage) {
 	c.t.Helper()
 	w := httptest.NewRecorder()
-	c.door.ServeHTTP(w, httptest.NewRequest("POST", "/", bytes.NewReader(body)))
+	c.door.ServeHTTP(w, httptest.NewRequest("POST", cmp.Or(c.path, "/"), bytes.NewReader(body)))
 	var got struct {
 		Kind string
 		Head answerHead

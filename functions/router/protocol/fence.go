@@ -61,7 +61,7 @@ func (c *call) fencedAction(a *action) (do func(engine.Fence) (promise.Record, e
 		}
 		draft, err := c.draft(n)
 		return func(f engine.Fence) (promise.Record, error) {
-			draft.Owner = c.owner // by now the task's
+			draft.Owner = c.owner // of a worker's call, by now the task's
 			rec, err := c.engine.FencedCreate(c.ctx, f, draft)
 			if errors.Is(err, promise.ErrExists) {
 				return c.taken(rec)

@@ -71,8 +71,12 @@ type Held struct {
 // door is the handler.
 type door struct{ Config }
 
-// New returns the handler of `POST /`, /health, /ready, and what is left of the
-// interface of earlier versions.
+// WorkPath is where workers send what they would send to /: who may send there
+// executes the tasks of every owner. On AWS it is for the roles of machines.
+const WorkPath = "/work"
+
+// New returns the handler of `POST /` and [WorkPath], /health, /ready, and what
+// is left of the interface of earlier versions.
 func New(c Config) http.Handler {
 	if c.Owner == nil {
 		c.Owner = func(*http.Request) (string, error) { return "local", nil }
@@ -83,6 +87,7 @@ func New(c Config) http.Handler {
 	d := &door{c}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /{$}", d.serve)
+	mux.HandleFunc("POST "+WorkPath, d.serve)
 	mux.HandleFunc("GET /health", func(http.ResponseWriter, *http.Request) {})
 	mux.HandleFunc("GET /ready", d.ready)
 	for _, gone := range []string{"/promises", "/schedules", "/tasks"} {
@@ -109,7 +114,7 @@ func Serves(r *http.Request) bool {
 	switch first {
 	case "":
 		return r.Method == http.MethodPost
-	case "health", "ready", "promises", "schedules", "tasks":
+	case WorkPath[1:], "health", "ready", "promises", "schedules", "tasks":
 		return true
 	}
 	return false
@@ -158,6 +163,7 @@ type call struct {
 	ctx    context.Context
 	engine *engine.Engine // at the request's own time, if it has one
 	owner  string
+	worker bool // for every owner's tasks
 	data   json.RawMessage
 }
 
@@ -236,7 +242,7 @@ func (d *door) answer(r *http.Request, env *envelope) (reply, error) {
 	if err != nil {
 		return reply{}, fail(http.StatusForbidden, "%v", err)
 	}
-	c := &call{door: d, ctx: r.Context(), engine: d.Engine, owner: owner, data: env.Data}
+	c := &call{door: d, ctx: r.Context(), engine: d.Engine, owner: owner, worker: r.URL.Path == WorkPath, data: env.Data}
 	if strings.HasPrefix(env.Kind, "debug.") && d.Debug == nil {
 		return reply{}, fail(http.StatusForbidden, "%s needs a server in debug mode", env.Kind)
 	}

@@ -288,7 +288,7 @@ func TestOwners(t *testing.T) {
 	c.post("promise.create", create)
 	c.post("schedule.create", schedule)
 	owner = "bob"
-	for kind, want := range map[string]int{"promise.get": 404, "promise.settle": 404, "task.get": 404, "task.halt": 404, "schedule.get": 404, "schedule.delete": 404} {
+	for kind, want := range map[string]int{"promise.get": 404, "promise.settle": 404, "task.get": 404, "task.acquire": 404, "task.halt": 404, "schedule.get": 404, "schedule.delete": 404} {
 		if status, _ := c.post(kind, object{"id": map[bool]string{true: "s", false: "a"}[strings.HasPrefix(kind, "schedule")], "state": "resolved", "version": 0, "pid": "w", "ttl": 1}); status != want {
 			t.Errorf("%s of another's: %d", kind, status)
 		}
@@ -299,7 +299,11 @@ func TestOwners(t *testing.T) {
 	if status, _ := c.post("schedule.create", schedule); status != 409 {
 		t.Errorf("scheduling another's: %d", status)
 	}
-	// A worker executes for anyone, and what it makes is the task's owner's.
+	if status, _ := c.post("task.fence", object{"id": "a", "version": 0, "action": action1("promise.create", object{"id": "a.1", "timeoutAt": c.now + 1000})}); status != 404 {
+		t.Errorf("a fence of another's: %d", status)
+	}
+	// A machine executes for anyone, and what it makes is the task's owner's.
+	c.path = WorkPath
 	if status, body := c.post("task.acquire", object{"id": "a", "version": 0, "pid": "w", "ttl": 1000}); status != 200 {
 		t.Errorf("acquiring another's: %d %s", status, body)
 	}

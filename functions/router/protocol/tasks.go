@@ -73,15 +73,16 @@ func (c *call) task(id string) (promise.Record, error) {
 	return rec, err
 }
 
-// work returns a task for who executes it. Whoever may call here may work, for
-// anyone: from now on the call is made in the name of the task's owner, as a
-// script's are.
+// work returns a task for who executes it: a worker that does so for every owner
+// makes the call from now on in the name of the task's, as a script's are.
 func (c *call) work(id string) (promise.Record, error) {
-	rec, err := c.engine.Get(c.ctx, id)
-	if err != nil {
-		return rec, err
+	if c.worker {
+		rec, err := c.engine.Get(c.ctx, id)
+		if err != nil {
+			return rec, err
+		}
+		c.owner = rec.Owner
 	}
-	c.owner = rec.Owner
 	return c.task(id)
 }
 
