@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -64,7 +65,13 @@ func (l *lines) String() string {
 func start(t *testing.T, name string, env []string, argv ...string) *child {
 	t.Helper()
 	c := &child{name: name, cmd: exec.Command(argv[0], argv[1:]...), stdout: newLines(), stderr: newLines(), gone: make(chan struct{})}
-	c.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}, env...)
+	// The scripts leave their marks in files of the host, so that no sandbox is
+	// around them.
+	open := filepath.Join(t.TempDir(), "machine.toml")
+	if err := os.WriteFile(open, []byte("[sandbox]\nlevel = 'none'\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "MODULATE_CONFIG=" + open}, env...)
 	c.cmd.Stdout, c.cmd.Stderr = c.stdout, c.stderr
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	c.cmd.WaitDelay = 5 * time.Second

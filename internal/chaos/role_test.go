@@ -21,6 +21,7 @@ import (
 	"modulate/internal/promise"
 	"modulate/workerd/host"
 	"modulate/workerd/runner"
+	"modulate/workerd/sandbox"
 	"modulate/workerd/worker"
 )
 
@@ -107,7 +108,7 @@ func (r role) run(ctx context.Context) error {
 			return err
 		}
 		defer spool.Close()
-		h, err := host.Open(host.Machine{}, host.Options{Slots: r.Slots})
+		h, err := host.Open(host.Machine{Sandbox: host.Sandbox{Level: sandbox.None}}, host.Options{Slots: r.Slots})
 		if err != nil {
 			return err
 		}
