@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	"modulate/internal/blob"
 	"modulate/internal/store"
 	"modulate/workerd/runner"
 )
@@ -116,12 +115,8 @@ func (j *job) rest() (spec runner.Job, err error) {
 		j.socket = &socket{j: j}
 		spec.Serve = j.socket.serve
 	}
-	for _, s := range []*stream{&j.stdout, &j.stderr} {
-		size, err := j.inBlobs(s.name)
-		if err != nil {
-			return spec, err
-		}
-		s.resume(size)
+	if err := j.resumeOutput(j.work); err != nil {
+		return spec, err
 	}
 	spec.Stdout, spec.Stderr = &j.stdout, j.devices.Hear(&j.stderr)
 	if offset, more := j.orphan.Stdin(); more && !j.call.Stdin.IsZero() {
@@ -132,26 +127,6 @@ func (j *job) rest() (spec runner.Job, err error) {
 		j.stdin, spec.Stdin = src, src
 	}
 	return spec, nil
-}
-
-// inBlobs is how many bytes of a stream's head stand in the blobs.
-func (j *job) inBlobs(stream string) (size int64, err error) {
-	prefix := blob.LogPrefix(j.id, j.version, stream)
-	var chunks []blob.Info
-	err = j.w.blobs.again(j.work, patience{callTime, listTime}, func(ctx context.Context) (err error) {
-		chunks, err = j.w.engine.Blobs.List(ctx, prefix)
-		return err
-	})
-	if err != nil {
-		return 0, fmt.Errorf("looking for what is shipped of its %s: %w", stream, err)
-	}
-	for _, c := range chunks {
-		if c.Key != blob.LogKey(j.id, j.version, stream, size) {
-			break // the tail: it is shipped again
-		}
-		size += c.Size
-	}
-	return size, nil
 }
 
 // resume runs what is left of an adopted job. One of which it cannot be known

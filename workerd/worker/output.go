@@ -193,7 +193,7 @@ func (j *job) shipRest() {
 // output, before any of it is written again: see stream.resume.
 func (j *job) resumeOutput(ctx context.Context) error {
 	for _, s := range []*stream{&j.stdout, &j.stderr} {
-		err := j.w.blobs.again(ctx, patience{callTime, blobTime}, func(ctx context.Context) error {
+		err := j.w.blobs.again(ctx, patience{callTime, listTime}, func(ctx context.Context) error {
 			chunks, err := j.w.engine.Blobs.List(ctx, j.logPrefix(s.name))
 			if err == nil {
 				s.resume(blob.LogEnd(chunks))
