@@ -59,8 +59,12 @@ const (
 // have a slow clock.
 const alarmSlack = time.Second
 
-// swaps is how often a contended swap is tried again.
-const swaps = 16
+// swaps is how often a contended swap is tried again; an end that has given way
+// so often as patience no longer takes along whom it resumes.
+const (
+	swaps    = 16
+	patience = 6
+)
 
 // Apply loads the record with that id and steps it by ev. It returns the
 // record as it is stored then, also together with a sentinel of package
@@ -90,6 +94,9 @@ func (e *Engine) Step(ctx context.Context, rec promise.Record, ev promise.Event)
 		if next.Rev == rec.Rev {
 			e.perform(ctx, &next, effects)
 			return next, verdict
+		}
+		if try >= patience && !rec.State.Terminal() {
+			next, effects = promise.Later(next, effects)
 		}
 		stored, err := e.write(ctx, &next, effects)
 		if err == nil {

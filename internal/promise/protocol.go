@@ -300,6 +300,26 @@ func (s *step) tell() {
 	}
 }
 
+// Later puts off whom a step resumes: they stay on the record, which is due until
+// they are. It is for where too many resume the same one at once.
+func Later(next Record, effects []Effect) (Record, []Effect) {
+	var awaiters []string
+	effects = slices.DeleteFunc(slices.Clone(effects), func(eff Effect) bool {
+		resume, ok := eff.(ResumeAwaiter)
+		if ok {
+			awaiters = append(awaiters, resume.Awaiter)
+		}
+		return ok
+	})
+	if len(awaiters) > 0 {
+		p := *next.Protocol
+		p.Callbacks = append(awaiters, p.Callbacks...)
+		next.Protocol = &p
+		next.DueAt = Due(next)
+	}
+	return next, effects
+}
+
 // giveBack gives the task of another program to the next worker, later each time it
 // comes back without progress, and not for ever.
 func (s *step) giveBack() {
