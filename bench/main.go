@@ -4,6 +4,7 @@
 // unit, floor, reach, ok or short.
 //
 //	go run ./bench          the figures of README
+//	go run ./bench boxed    those of scripts in sandboxes alone
 //	go run ./bench large    with a million settled promises in the store
 //	go run ./bench lambda   the router as a Lambda function, against a stub of AWS
 //
@@ -19,9 +20,14 @@ import (
 	"os"
 	"os/signal"
 	"time"
+
+	"modulate/workerd/runner"
 )
 
 func main() {
+	if code, was := runner.BeKeeper(os.Args); was {
+		os.Exit(code)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
@@ -38,16 +44,18 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	switch {
 	case args[0] == "figures" && len(args) == 1:
 		return figures(ctx, stdout)
+	case args[0] == "boxed" && len(args) == 1:
+		return boxed(ctx, stdout)
 	case args[0] == "large" && len(args) == 1:
 		return large(ctx, stdout)
 	case args[0] == "lambda" && len(args) == 1:
 		return lambda(ctx, stdout)
 	case args[0] == "echo" && len(args) == 1:
 		return serveEcho(ctx, ready)
-	case (args[0] == "noop" || args[0] == "exec") && len(args) == 3:
+	case (args[0] == "noop" || args[0] == "exec" || args[0] == "boxed") && len(args) == 3:
 		return serve(ctx, args[0], args[1], args[2], ready)
 	}
-	return fmt.Errorf("what to measure? bench [large|lambda], not %q", args)
+	return fmt.Errorf("what to measure? bench [boxed|large|lambda], not %q", args)
 }
 
 // rounds is how often each figure is taken.
@@ -56,7 +64,7 @@ const rounds = 5
 // figures measures and prints all but the large store.
 func figures(ctx context.Context, w io.Writer) error {
 	for _, measure := range []func(context.Context, io.Writer) error{
-		noopOne, noopMany, scriptOne, scriptMany, followed, idle,
+		noopOne, noopMany, scriptOne, scriptMany, boxed, followed, idle,
 	} {
 		if err := measure(ctx, w); err != nil {
 			return err

@@ -9,7 +9,9 @@ import (
 
 	"modulate/internal/local"
 	"modulate/internal/server"
+	"modulate/workerd/host"
 	"modulate/workerd/runner"
+	"modulate/workerd/sandbox"
 )
 
 // noop is a runner that returns at once: what is left is Modulate itself.
@@ -26,15 +28,15 @@ func serve(ctx context.Context, kind, dir, slots string, ready func(url string))
 	if err != nil {
 		return fmt.Errorf("slots: %w", err)
 	}
-	jobs, err := runner.OpenWorkplace("")
+	m := host.Machine{Sandbox: host.Sandbox{Level: sandbox.None}}
+	if kind == "boxed" {
+		m = boxedMachine
+	}
+	h, err := host.Open(m, host.Options{Slots: n})
 	if err != nil {
 		return err
 	}
-	defer jobs.Close()
-	var run runner.Runner = runner.Exec{Dir: jobs.Dir, Spares: &runner.Spares{}}
-	if kind == "noop" {
-		run = noop{}
-	}
+	defer h.Close()
 	l, err := local.Open(ctx, local.Config{Dir: dir})
 	if err != nil {
 		return err
@@ -46,10 +48,13 @@ func serve(ctx context.Context, kind, dir, slots string, ready func(url string))
 	}
 	err = server.Run(ctx, server.Config{
 		Local: l, Listener: listener, Machines: []server.Machine{{Name: "cpu", Slots: n}},
-		Runner: func(server.Machine, string) (runner.Runner, func() error, error) {
-			return run, func() error { return nil }, nil
+		Runner: func(m server.Machine, spool string) (runner.Runner, func() error, error) {
+			if kind == "noop" {
+				return noop{}, func() error { return nil }, nil
+			}
+			return h.Runner(host.Worker{Machine: m.Name, Spool: spool, Slots: m.Slots})
 		},
-		Runtimes: runner.Runtimes(nil), Hard: ctx,
+		Runtimes: h.Runtimes, Hard: ctx,
 		Ready: func() error { ready("http://" + listener.Addr().String()); return nil },
 	})
 	if !errors.Is(err, context.Canceled) {
