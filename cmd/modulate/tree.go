@@ -20,6 +20,7 @@ type graph struct {
 		State   string `json:"state"`
 		Version uint64 `json:"version"` // how often it was taken
 	} `json:"tasks"`
+	Cursor *string `json:"cursor"` // there is more
 }
 
 func (a *app) treeCommand() *cobra.Command {
@@ -30,8 +31,9 @@ worker, and how long it took, or has taken so far.`,
 		Example: "  modulate tree order-7",
 		RunE: func(cmd *cobra.Command, ids []string) error {
 			var g graph
-			err := a.ask(cmd.Context(), ids[0], func(ctx context.Context, c *api.Client) error {
-				return c.Protocol(ctx, "promise.search", map[string]any{"modulate:below": ids[0]}, &g)
+			err := a.ask(cmd.Context(), ids[0], func(ctx context.Context, c *api.Client) (err error) {
+				g, err = graphOf(ctx, c, ids[0])
+				return err
 			})
 			if err != nil {
 				return err
@@ -46,6 +48,20 @@ worker, and how long it took, or has taken so far.`,
 			}
 			return a.print(a.draw(g, time.Now()))
 		},
+	}
+}
+
+// graphOf reads a graph, page by page.
+func graphOf(ctx context.Context, c *api.Client, id string) (g graph, err error) {
+	for {
+		var page graph
+		if err := c.Protocol(ctx, "promise.search", map[string]any{"modulate:below": id, "cursor": g.Cursor}, &page); err != nil {
+			return g, err
+		}
+		g.Promises, g.Tasks = append(g.Promises, page.Promises...), append(g.Tasks, page.Tasks...)
+		if g.Cursor = page.Cursor; g.Cursor == nil {
+			return g, nil
+		}
 	}
 }
 

@@ -198,9 +198,10 @@ func (e *Engine) FencedCreate(ctx context.Context, f Fence, rec promise.Record) 
 	return e.fenced(ctx, f, rec.ID, promise.Create{Record: rec})
 }
 
-// FencedSettle settles the promise with that id while the fence holds.
+// FencedSettle settles the promise with that id, by a Settle or a Cancel, while
+// the fence holds.
 // [ErrFence]; else the errors of [Engine.Apply].
-func (e *Engine) FencedSettle(ctx context.Context, f Fence, id string, ev promise.Settle) (promise.Record, error) {
+func (e *Engine) FencedSettle(ctx context.Context, f Fence, id string, ev promise.Event) (promise.Record, error) {
 	return e.fenced(ctx, f, id, ev)
 }
 

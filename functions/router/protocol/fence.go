@@ -75,10 +75,11 @@ func (c *call) fencedAction(a *action) (do func(engine.Fence) (promise.Record, e
 		}
 		id, state, err := n.check()
 		return func(f engine.Fence) (promise.Record, error) {
-			if _, err := c.own(id); err != nil {
-				return promise.Record{}, err
+			rec, err := c.own(id)
+			if err != nil {
+				return rec, err
 			}
-			rec, err := c.engine.FencedSettle(c.ctx, f, id, promise.Settle{State: state, SettleID: c.engine.NewNonce(), Value: n.Value.stored()})
+			rec, err = c.engine.FencedSettle(c.ctx, f, id, c.settle(rec, state, n.Value))
 			if errors.Is(err, promise.ErrSettled) && !errors.Is(err, engine.ErrFence) {
 				err = nil // the first one counts
 			}

@@ -255,24 +255,25 @@ func TestAnswersAreBounded(t *testing.T) {
 		}
 		c.post("task.release", object{"id": "wf", "version": version + 1})
 	}
-	found, pages := 0, 0
-	for cursor := any(nil); ; pages++ {
-		_, body := c.post("promise.search", object{"cursor": cursor})
-		var page struct {
-			Promises []struct{ ID string }
-			Cursor   *string
+	for _, query := range []object{{}, {"modulate:below": "wf"}} {
+		found, pages := map[string]bool{}, 0
+		for more := true; more; pages++ {
+			_, body := c.post("promise.search", query)
+			var page struct {
+				Promises []struct{ ID string }
+				Cursor   *string
+			}
+			if err := json.Unmarshal(body, &page); err != nil || len(body) > most {
+				t.Fatalf("%d bytes, %v", len(body), err)
+			}
+			for _, p := range page.Promises {
+				found[p.ID] = true
+			}
+			query["cursor"], more = page.Cursor, page.Cursor != nil
 		}
-		if err := json.Unmarshal(body, &page); err != nil || len(body) > most {
-			t.Fatalf("%d bytes, %v", len(body), err)
+		if len(found) != all+1 || pages < 2 {
+			t.Errorf("%d of %d promises on %d pages", len(found), all+1, pages)
 		}
-		found += len(page.Promises)
-		if page.Cursor == nil {
-			break
-		}
-		cursor = *page.Cursor
-	}
-	if found != all+1 || pages == 0 {
-		t.Errorf("%d of %d promises on %d pages", found, all+1, pages+1)
 	}
 }
 
@@ -370,7 +371,8 @@ func TestScriptsAreSeen(t *testing.T) {
 	if _, err := e.Create(t.Context(), script, nil); err != nil {
 		t.Fatal(err)
 	}
-	c.post("promise.settle", object{"id": "other", "state": "rejected_canceled"})
+	c.post("task.create", object{"pid": "w", "ttl": 10_000, "action": action1("promise.create", object{"id": "wf2", "timeoutAt": c.now + 60_000, "tags": tags})})
+	c.post("task.fence", object{"id": "wf2", "version": 1, "action": action1("promise.settle", object{"id": "other", "state": "rejected_canceled"})})
 	if rec, err := e.Get(t.Context(), "other"); err != nil || rec.Outcome.Cause != promise.CauseCanceled {
 		t.Errorf("cancelled as %+v, %v", rec.Outcome, err)
 	}

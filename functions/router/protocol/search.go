@@ -20,7 +20,8 @@ type query struct {
 	Cursor *string           `json:"cursor"`
 
 	// Below is ours: that promise and all that is below it, with their tasks,
-	// whose versions count how often each was taken. Nothing else filters.
+	// whose versions count how often each was taken. Nothing else filters; where
+	// enough is found, Cursor asks for the rest.
 	Below *string `json:"modulate:below"`
 }
 
@@ -69,7 +70,7 @@ func (c *call) promiseSearch() (reply, error) {
 		return reply{}, err
 	}
 	if q.Below != nil {
-		return c.below(q.Below)
+		return c.below(q)
 	}
 	after, limit, err := q.check(defaultPage)
 	if err != nil {
@@ -91,9 +92,10 @@ func (c *call) promiseSearch() (reply, error) {
 	return reply{data: page{Promises: &views, Cursor: cursor}}, err
 }
 
-// below returns a promise and all that is below it.
-func (c *call) below(top *string) (reply, error) {
-	id, err := ident("modulate:below", top)
+// below returns a promise and all that is below it, or what of it is behind the
+// cursor.
+func (c *call) below(q query) (reply, error) {
+	id, err := ident("modulate:below", q.Below)
 	if err != nil {
 		return reply{}, err
 	}
@@ -101,22 +103,35 @@ func (c *call) below(top *string) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	found := []promise.Record{rec}
-	for after := ""; ; {
+	found, after := []promise.Record{rec}, ""
+	if q.Cursor != nil {
+		found, after = nil, promise.EncodeID(*q.Cursor)
+	}
+	for bytes := 0; ; {
 		recs, err := c.engine.Store.Children(c.ctx, id, after, looked)
 		if err != nil {
 			return reply{}, err
 		}
 		for _, rec := range recs {
-			after = rec.ID
-			if rec.Owner == c.owner {
-				found = append(found, rec)
+			if rec.Owner != c.owner {
+				continue
 			}
+			if bytes += weight(rec); bytes > enough && len(found) > 0 {
+				last := promise.DecodeID(after)
+				return c.graph(found, &last), nil
+			}
+			after = rec.ID
+			found = append(found, rec)
 		}
 		if len(recs) < looked {
-			break
+			return c.graph(found, nil), nil
 		}
+		after = recs[len(recs)-1].ID
 	}
+}
+
+// graph answers with promises and their tasks.
+func (c *call) graph(found []promise.Record, cursor *string) reply {
 	promises, tasks := []promiseView{}, []taskView{}
 	for _, rec := range found {
 		promises = append(promises, view(rec))
@@ -124,7 +139,7 @@ func (c *call) below(top *string) (reply, error) {
 			tasks = append(tasks, taskOf(rec))
 		}
 	}
-	return reply{data: page{Promises: &promises, Tasks: &tasks}}, nil
+	return reply{data: page{Promises: &promises, Tasks: &tasks, Cursor: cursor}}
 }
 
 // page is the answer to a search: one of the lists is set.
