@@ -219,20 +219,14 @@ func SweepGroups() error {
 	if err != nil {
 		return nil // so there is none
 	}
-	var errs []error
-	names := map[string]bool{}
-	for _, dir := range at.dirs() {
-		found, err := os.ReadDir(dir)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
-		}
-		for _, e := range found {
-			names[e.Name()] = names[e.Name()] || e.IsDir()
-		}
+	found, err := os.ReadDir(at.parent[controllers[0]]) // where the locks are
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
-	for name, isGroup := range names {
-		if isGroup {
-			errs = append(errs, at.sweep(name))
+	var errs []error
+	for _, e := range found {
+		if e.IsDir() {
+			errs = append(errs, at.sweep(e.Name()))
 		}
 	}
 	return errors.Join(errs...)

@@ -187,18 +187,19 @@ func (h hierarchy) oomFile() string {
 	return "memory.oom_control"
 }
 
-// sweep removes the group of that name if nobody has it.
+// sweep removes the group of that name if nobody has it. The directory with the
+// lock goes last, so that one that is not whole is found again.
 func (h hierarchy) sweep(name string) error {
-	f, err := os.Open(filepath.Join(h.parent["memory"], name))
-	if err == nil {
-		defer f.Close()
-		err = lockOpen(f)
+	f, err := os.Open(filepath.Join(h.parent[controllers[0]], name))
+	if err != nil {
+		return nil // another was faster
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) { // it is held
-		return nil
+	defer f.Close()
+	if lockOpen(f) != nil {
+		return nil // it is held
 	}
 	var errs []error
-	for _, dir := range h.dirs() {
+	for _, dir := range slices.Backward(h.dirs()) {
 		errs = append(errs, removeGroup(filepath.Join(dir, name)))
 	}
 	return errors.Join(errs...)
