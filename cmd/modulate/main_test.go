@@ -16,7 +16,7 @@ import (
 )
 
 // TestMain makes the command, and the programs that its scripts need, commands
-// of the scripts.
+// of the scripts. The command starts this binary as a keeper.
 func TestMain(m *testing.M) {
 	if code, was := runner.BeKeeper(os.Args); was {
 		os.Exit(code)
