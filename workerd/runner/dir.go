@@ -23,11 +23,19 @@ import (
 //	socket   MODULATE_SOCKET, where there is one
 type jobDir string
 
+// socketRoom is what the path of a job's socket adds to the directory in which
+// its workplace is.
+const socketRoom = len("/" + workplacePrefix + "0123456789abc/modulate-0123456789abc/" + socketName)
+
 // tempDir is where things are made that parent names: "" is the system's
-// directory for them.
+// directory for them or, where the sockets of scripts would have paths that are
+// too long there, /tmp.
 func tempDir(parent string) (string, error) {
 	if parent == "" {
 		parent = os.TempDir()
+		if len(parent) > maxSocketPath-socketRoom {
+			parent = "/tmp"
+		}
 	}
 	return filepath.Abs(parent)
 }
