@@ -140,8 +140,15 @@ func (b *box) begin(s Start, files [3]int) *job {
 	return j
 }
 
-// park has a cell made with an interpreter that waits for a script.
-func (b *box) park() { b.cell = b.parked() }
+// park has a cell made with an interpreter that waits for a script, or, where
+// there is none that can, one that is replaced for every script.
+func (b *box) park() {
+	if len(b.Park) == 0 {
+		b.cell = b.held(Hold{Argv: []string{"/usr/bin/true"}})
+	} else {
+		b.cell = b.parked()
+	}
+}
 
 // hold has another made, in which nothing runs yet.
 func (b *box) hold(h Hold) {

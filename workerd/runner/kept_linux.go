@@ -46,11 +46,7 @@ func OpenKept(cfg KeptConfig) (*Kept, error) {
 	k := &Kept{cfg: cfg}
 	k.pool = pool{program: program, dir: cfg.Spool, prefix: cfg.Prefix, hold: cfg.Hold, ahead: cfg.Ahead}
 	if cfg.Box != nil {
-		box, err := cfg.Box.box()
-		if err != nil {
-			return nil, err
-		}
-		k.pool.box = box
+		k.pool.box = cfg.Box.box()
 	}
 	first, err := k.pool.start() // so that it is known at once whether it can be
 	if err != nil {
@@ -79,20 +75,22 @@ func (k *Kept) Run(ctx context.Context, job Job) Result {
 	return p.leave(job, res)
 }
 
-// box is what a keeper is told.
-func (b *BoxConfig) box() (*keeper.Box, error) {
-	box := &keeper.Box{Config: b.Sandbox, Park: b.Park, Env: boxEnv()}
+// box is what a keeper is told. An interpreter that is not there, or cannot
+// wait for a script, starts with each: every start is cold then, and counted.
+func (b *BoxConfig) box() *keeper.Box {
+	box := &keeper.Box{Config: b.Sandbox, Env: boxEnv()}
 	if b.Cgroups {
 		box.Group = "modulate-" // and what is the folder's own
 	}
 	if !ahead.Parks(b.Park) {
-		return nil, fmt.Errorf("%q cannot wait for a script", b.Park)
+		return box
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), pythonLimit)
 	defer cancel()
-	program, err := ahead.Compile(ctx, b.Park)
-	box.Program = program
-	return box, err
+	if program, err := ahead.Compile(ctx, b.Park); err == nil {
+		box.Park, box.Program = b.Park, program
+	}
+	return box
 }
 
 // A place is where one job runs: its keeper and its ground.
