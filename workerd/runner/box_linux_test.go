@@ -16,7 +16,7 @@ import (
 )
 
 // boxed opens a Kept whose scripts run in sandboxes.
-func boxed(t testing.TB, before *daemon, limits sandbox.Limits) *daemon {
+func boxed(t testing.TB, before *daemon, limits sandbox.Limits, edit ...func(*runner.KeptConfig)) *daemon {
 	t.Helper()
 	python, err := interpreter()
 	if err != nil {
@@ -26,13 +26,17 @@ func boxed(t testing.TB, before *daemon, limits sandbox.Limits) *daemon {
 	if before != nil {
 		d.dir, d.spool = before.dir, before.spool
 	}
-	d.Kept, err = runner.OpenKept(runner.KeptConfig{
+	cfg := runner.KeptConfig{
 		Dir: d.dir, Spool: d.spool, Program: os.Args[0], Prefix: "k.cpu.",
 		Box: &runner.BoxConfig{
 			Sandbox: sandbox.Config{Level: sandbox.Bwrap, Prefixes: []string{filepath.Dir(filepath.Dir(python))}, Limits: limits},
 			Cgroups: true, Park: []string{python, "-I", "-S"},
 		},
-	})
+	}
+	for _, e := range edit {
+		e(&cfg)
+	}
+	d.Kept, err = runner.OpenKept(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,8 +179,23 @@ sys.exit(3)`, func(j *runner.Job) {
 		t.Errorf("%+v, stdout %q, collected %q", r.Result, out.String(), collected)
 	}
 	forget(t, r)
+	if p := next.Pool(); p.Keepers != 1 {
+		t.Errorf("%d keepers, want that of the new daemon alone: the other has the sandboxes of the old one's configuration", p.Keepers)
+	}
 	good(t, next.in(t, job(python, "pass")))
 	next.end(t)
+}
+
+// Where no interpreter can wait, every script has a cold start.
+func TestBoxWithoutPython(t *testing.T) {
+	d := boxed(t, nil, ample, func(cfg *runner.KeptConfig) { cfg.Box.Park = []string{"python3"} })
+	for _, command := range []string{"/bin/sh", python} {
+		good(t, d.in(t, job(command, "")))
+	}
+	if r := d.Pool(); r.Cold != 2 {
+		t.Errorf("%+v, want two cold starts", r)
+	}
+	d.end(t)
 }
 
 // What is ready is told, and each script for which it was not is counted once.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -251,6 +252,9 @@ func (p *place) clear() error {
 	if p.run != nil {
 		p.run.Forget()
 	}
+	if !p.k.pool.started(p.client.Dir) { // its scripts are in what another process was configured for
+		return errors.Join(append(errs, p.k.pool.end(p.client))...)
+	}
 	p.k.pool.put(p.client)
 	return errors.Join(errs...)
 }
@@ -312,8 +316,11 @@ func escaped(path string) string {
 // gone now.
 func (k *Kept) adopt(dir string) (*orphan, error) {
 	f, err := keeper.OpenFolder(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, removeFolder(dir) // it was never whole
+	}
 	if err != nil {
-		return nil, errors.Join(err, removeFolder(dir)) // it was never whole
+		return nil, err
 	}
 	m, err := f.Manifest()
 	if err != nil {

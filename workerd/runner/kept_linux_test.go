@@ -127,7 +127,7 @@ func gate(t *testing.T) (path string, open func()) {
 }
 
 // A script goes on without its daemon, and another gets all of it: output from
-// the first byte on, the rest of stdin, what it left, its end; and the keeper.
+// the first byte on, the rest of stdin, what it left, its end.
 func TestAdopt(t *testing.T) {
 	path, open := gate(t)
 	d := newDaemon(t, nil)
@@ -164,6 +164,31 @@ func TestAdopt(t *testing.T) {
 	}
 	good(t, ran{Result: next.Run(t.Context(), job("sh", "exit 0"))})
 	next.end(t)
+}
+
+// A folder that was never whole goes; one that cannot be read, for whatever
+// reason, may be that of a script which runs.
+func TestAdoptRemovesWhatWasNeverWhole(t *testing.T) {
+	d := newDaemon(t, nil)
+	half, unread := filepath.Join(d.spool, "k.cpu.half"), filepath.Join(d.spool, "k.cpu.unread")
+	for _, dir := range []string{half, filepath.Join(unread, "stdout")} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if orphans, err := d.Adopt(); len(orphans) != 0 || !errors.Is(err, unix.EISDIR) {
+		t.Errorf("adopted %d, %v", len(orphans), err)
+	}
+	if _, err := os.Stat(half); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what was never whole: %v", err)
+	}
+	if _, err := os.Stat(unread); err != nil {
+		t.Error(err)
+	}
+	if err := os.RemoveAll(unread); err != nil {
+		t.Fatal(err)
+	}
+	d.end(t)
 }
 
 // A script that ends while nobody is there is settled by whoever comes next.

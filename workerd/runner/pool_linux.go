@@ -117,7 +117,6 @@ func (p *pool) best() int {
 // put gets an idle keeper.
 func (p *pool) put(c *keeper.Client) {
 	p.mu.Lock()
-	p.dirs[c.Dir] = true // it may be adopted
 	keep := !p.closed && len(p.idle) < p.ahead+maxIdle
 	if keep {
 		p.idle = append(p.idle, c)
