@@ -5,6 +5,7 @@ package keeper
 import (
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"time"
 
@@ -46,6 +47,7 @@ type keeper struct {
 
 // Main is a keeper's process: see [Program]. It returns the exit code.
 func Main() int {
+	runtime.LockOSThread() // capabilities are a thread's: see sandbox.Enter
 	// As PID 1 it has no default actions to die of, but the runtime's own: a
 	// script may send it whatever it likes.
 	signal.Notify(make(chan os.Signal, 1))

@@ -62,6 +62,9 @@ func (p Program) Start(f *Folder, hold *os.File, b *Box) (*Client, error) {
 	if err == nil {
 		if b != nil {
 			cmd.SysProcAttr = sandbox.Clone(os.Geteuid(), os.Getegid())
+			if os.Geteuid() != 0 { // it mounts, in its namespace; sandbox.Enter passes that on to nobody
+				cmd.SysProcAttr.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN}
+			}
 		}
 		err = cmd.Start()
 		for _, f := range cmd.ExtraFiles[1:3] {

@@ -24,13 +24,17 @@ func Clone(uid, gid int) *syscall.SysProcAttr {
 // /proc of its namespace, which is the one that its sandboxes show; nothing
 // that it mounts is seen outside. What runs under its user cannot look into it
 // (ptrace(2), PR_SET_DUMPABLE). All that it starts has the rlimits of a script,
-// and none of the descriptors that are open now.
+// and none of the descriptors that are open now. It is called on the thread
+// that will start them.
 func Enter(l Limits) error {
 	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("entering a namespace: parting its mounts from the host's: %w", err)
 	}
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("entering a namespace: mounting its /proc: %w", err)
+	}
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+		return fmt.Errorf("entering a namespace: %w", err)
 	}
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("entering a namespace: %w", err)
