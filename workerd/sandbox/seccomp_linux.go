@@ -35,6 +35,8 @@ func filter() []byte {
 	p.unless(unix.SYS_UNSHARE, 0, instruction{unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K, 0, 1, newNamespaces | unix.CLONE_NEWTIME})
 	// These put characters into the input of whoever has the terminal.
 	p.unless(unix.SYS_IOCTL, 1, instruction{unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, 0, 1, unix.TIOCSTI})
+	// A keeper that is not root has the script's uid, and is process 1 there.
+	p.unless(unix.SYS_PRLIMIT64, 0, instruction{unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, 0, 1, 1})
 	p.families()
 	return p.bytes()
 }
