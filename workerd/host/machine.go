@@ -119,6 +119,9 @@ func Read(file string) (m Machine, err error) {
 
 // check refuses what cannot be, and completes the mounts.
 func (m *Machine) check() error {
+	if command, given := m.Runtimes["python"]; given && len(command) == 0 {
+		return errors.New(`runtimes.python is empty: want an interpreter and its flags, as in ["/usr/bin/python3", "-I", "-S"]`)
+	}
 	box := m.Sandbox
 	if levels := []sandbox.Level{"", sandbox.None, sandbox.Bwrap}; !slices.Contains(levels, box.Level) {
 		return fmt.Errorf("sandbox.level %q: want bwrap or none", box.Level)

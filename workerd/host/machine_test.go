@@ -20,6 +20,7 @@ func read(t *testing.T, text string) (Machine, error) {
 
 func TestMachineSaysWhatIsWrong(t *testing.T) {
 	for text, says := range map[string]string{
+		"[runtimes]\npython = []":                                   "runtimes.python is empty",
 		"[runtime]":                                                 `"runtime" is not known; known is [runtimes]`,
 		"[sandbox]\nnetwork = true":                                 `"sandbox.network" is not known`,
 		"[sandbox]\nlevel = 'gvisor'":                               `sandbox.level "gvisor": want bwrap or none`,
