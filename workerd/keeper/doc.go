@@ -30,3 +30,6 @@
 // Without a worker it ends: at once when it is idle or its job is mortal, a
 // while after its lease when its job is over and nobody came for it.
 package keeper
+
+// Name is the name of a keeper's program, and of its process.
+const Name = "modulate-keeper"

@@ -17,9 +17,6 @@ import (
 	"modulate/workerd/sandbox"
 )
 
-// Name is the name of a keeper's program, and of its process.
-const Name = "modulate-keeper"
-
 // A Program is what runs as a keeper: a binary whose main is [Main], where it
 // is called [Name].
 type Program struct{ Path string }

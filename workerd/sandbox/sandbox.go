@@ -43,6 +43,15 @@ const (
 	BinDir     = "/opt/modulate/bin"
 )
 
+// The uids of scripts: above those that distributions give to users, to their
+// subordinate ids (login.defs: SUB_UID_MAX 600,100,000) and to containers
+// (systemd's UIDS-GIDS: up to 1,879,048,191), below 2^31. Each has a group of
+// the same number.
+const (
+	FirstUID = 1_900_000_000
+	LastUID  = FirstUID + 4095
+)
+
 // Path is the PATH of scripts in a sandbox.
 const Path = BinDir + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

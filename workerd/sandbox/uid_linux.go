@@ -11,15 +11,6 @@ import (
 	"syscall"
 )
 
-// The uids of scripts: above those that distributions give to users, to their
-// subordinate ids (login.defs: SUB_UID_MAX 600,100,000) and to containers
-// (systemd's UIDS-GIDS: up to 1,879,048,191), below 2^31. Each has a group of
-// the same number.
-const (
-	FirstUID = 1_900_000_000
-	LastUID  = FirstUID + 4095
-)
-
 // uidDir holds a locked file for each uid in use. It is gone after a restart.
 const uidDir = "/run/modulate/uid"
 
