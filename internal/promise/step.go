@@ -1,7 +1,6 @@
 package promise
 
 import (
-	"cmp"
 	"slices"
 	"time"
 )
@@ -270,7 +269,10 @@ func (s *step) crash(out Outcome, delay time.Duration) {
 	s.endAttempt(out.Cause)
 	s.rec.Crashes++
 	if s.rec.Crashes > MaxCrashes {
-		out.Error.Detail = cmp.Or(out.Error.Detail, s.causes())
+		if out.Error.Detail != "" {
+			out.Error.Detail += "; "
+		}
+		out.Error.Detail += s.causes()
 		s.settle(Rejected, Outcome{Cause: CauseExhausted, Version: out.Version, Error: out.Error}, Nonce{})
 		return
 	}
