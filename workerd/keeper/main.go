@@ -21,10 +21,6 @@ const (
 	fdLimit    = 7
 )
 
-// tidyEach is after how many jobs a keeper gives its garbage back to the
-// system.
-const tidyEach = 8
-
 // linger is how long after the end of its lease a keeper whose job is over
 // waits for somebody to adopt it. A task that nobody has claimed since can
 // still be settled.
@@ -40,7 +36,6 @@ type keeper struct {
 	buf      []byte // for whatever is read
 	rights   []int  // descriptors that go with what is sent next
 	job      *job   // nil: idle
-	jobs     int    // that have come and gone
 	box      *box   // nil: scripts run as they are
 	files    [3]int // stdout, stderr, exit
 }
@@ -244,9 +239,7 @@ func (k *keeper) forget() {
 		k.box.park()
 	}
 	k.job = nil
-	if k.jobs++; k.jobs%tidyEach == 0 {
-		debug.FreeOSMemory() // there is time: the next script is not here yet
-	}
+	debug.FreeOSMemory() // some 100 µs, while the next interpreter starts
 }
 
 // unbox begins to run scripts in sandboxes.
