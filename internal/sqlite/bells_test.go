@@ -94,6 +94,23 @@ func TestPeersHearOfCommits(t *testing.T) {
 	}
 }
 
+// What a process writes last is told too: a CLI that submits ends at once.
+func TestTheLastWordIsHeard(t *testing.T) {
+	path := file(t)
+	a := open(t, path)
+	heard := hears(a)
+	n := Note{Kind: Machine, Name: "cpu"}
+	for range 20 {
+		b := open(t, path)
+		met(t, b, 1)
+		tell(t, b, n)
+		if err := b.Close(); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, heard, n)
+	}
+}
+
 // Who is new is told that anything may have changed, because nobody told it
 // before it was known.
 func TestANewPeerIsToldEverything(t *testing.T) {

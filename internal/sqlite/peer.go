@@ -9,6 +9,10 @@ import (
 	"time"
 )
 
+// lastWord is how long a process that closes the file waits for a peer that
+// takes nothing.
+const lastWord = 100 * time.Millisecond
+
 // maxNotes is how many notes wait for a slow peer before they become one that
 // says everything.
 const maxNotes = 1000
@@ -42,9 +46,40 @@ func (p *peer) tell(notes ...Note) {
 	}
 }
 
-// end makes run return. It is called once.
+// end makes run return once it has delivered what there is, or soon. It is
+// called once.
 func (p *peer) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	close(p.ended)
+	if p.conn != nil {
+		_ = p.conn.SetWriteDeadline(time.Now().Add(lastWord)) // closed: run has returned
+	}
+}
+
+// run delivers notes. It reports true when the peer is dead, false when end
+// was called.
+func (p *peer) run() (dead bool) {
+	defer p.hangUp()
+	for {
+		over := false
+		select {
+		case <-p.ready:
+		case <-p.ended:
+			over = true // with the notes that are left
+		}
+		for datagram := p.next(); len(datagram) > 0; datagram = p.next() {
+			if err := p.deliver(datagram); err != nil {
+				return !errors.Is(err, os.ErrDeadlineExceeded)
+			}
+		}
+		if over {
+			return false
+		}
+	}
+}
+
+func (p *peer) hangUp() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.conn != nil {
@@ -52,25 +87,9 @@ func (p *peer) end() {
 	}
 }
 
-// run delivers notes. It reports true when the peer is dead, false when end
-// was called.
-func (p *peer) run() (dead bool) {
-	for {
-		select {
-		case <-p.ready:
-		case <-p.ended:
-			return false
-		}
-		for datagram := p.next(); len(datagram) > 0; datagram = p.next() {
-			if err := p.deliver(datagram); err != nil {
-				return !errors.Is(err, net.ErrClosed)
-			}
-		}
-	}
-}
-
 // deliver sends one datagram, waiting for room as long as it takes. It fails
-// when the peer is dead, and with net.ErrClosed when end was called.
+// when the peer is dead, and with os.ErrDeadlineExceeded when end was called
+// and the time for the last word is over.
 func (p *peer) deliver(datagram []byte) error {
 	for wait := time.Millisecond; ; wait = min(2*wait, time.Second) {
 		conn, err := p.dial()
@@ -78,14 +97,14 @@ func (p *peer) deliver(datagram []byte) error {
 			_, err = conn.Write(datagram) // waits while the peer's queue is full
 		}
 		switch {
-		case err == nil, errors.Is(err, net.ErrClosed), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, os.ErrNotExist),
+		case err == nil, errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, os.ErrNotExist),
 			errors.Is(err, syscall.ENOTCONN), errors.Is(err, syscall.ECONNRESET):
 			return err
 		}
 		select { // no descriptor is left; or a full queue is an error here (ENOBUFS)
 		case <-time.After(wait):
 		case <-p.ended:
-			return net.ErrClosed
+			return os.ErrDeadlineExceeded
 		}
 	}
 }
@@ -94,17 +113,20 @@ func (p *peer) deliver(datagram []byte) error {
 func (p *peer) dial() (*net.UnixConn, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	select {
-	case <-p.ended:
-		return nil, net.ErrClosed
-	default:
-	}
 	if p.conn != nil {
 		return p.conn, nil
 	}
 	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: p.address, Net: "unixgram"})
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-p.ended:
+		_ = conn.SetWriteDeadline(time.Now().Add(lastWord)) // it is new
+	default:
+	}
 	p.conn = conn
-	return conn, err
+	return conn, nil
 }
 
 // next takes as many notes as fit into a datagram.
