@@ -42,6 +42,7 @@ func again(name string, flags uintptr) *exec.Cmd {
 }
 
 func TestEgress(t *testing.T) {
+	rooted(t)
 	out, err := again(machineSide, syscall.CLONE_NEWNET|syscall.CLONE_NEWNS|syscall.CLONE_NEWPID).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)

@@ -14,6 +14,7 @@ import (
 
 // Where the suite runs, as in CI, all of it is there.
 func TestProbe(t *testing.T) {
+	rooted(t)
 	began := time.Now()
 	r := Probe()
 	t.Logf("in %v", time.Since(began))
@@ -30,9 +31,7 @@ const userSide = "sandbox-user"
 // A user has a sandbox too, in a user namespace, under the same uid, and nothing
 // that only root can give.
 func TestAUserHasASandbox(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("only root can become another user")
-	}
+	rooted(t)
 	cmd := again(userSide, 0)
 	self, err := os.Open("/proc/self/exe") // it may lie where the user does not get
 	if err != nil {
