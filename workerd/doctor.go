@@ -17,7 +17,7 @@ func doctorCommand() *cobra.Command {
 		Long: `Try what scripts are contained by and run with on this machine, and print a line for each:
 "ok" what works, "no" what does not and what to do about it. Exit code 1 when
 machine.toml asks for something that is not there: workerd does not start then.
-Nothing is changed.`,
+Nothing is left behind but the parents of the scripts' cgroups.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			m, err := host.Read(file)
 			if err != nil {

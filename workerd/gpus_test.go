@@ -72,17 +72,6 @@ func (d *directory) run(t *testing.T, id, source string) api.Promise {
 	return p
 }
 
-// openMachine is a machine.toml without a sandbox, in which the device files of
-// GPUs that are not there would be missed.
-func openMachine(t *testing.T) string {
-	t.Helper()
-	config := filepath.Join(t.TempDir(), "machine.toml")
-	if err := os.WriteFile(config, []byte("[sandbox]\nlevel = 'none'\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return config
-}
-
 // The real daemon with an nvidia-smi of ours: a slot for each device, each
 // script is told of its own, and a device that is not empty takes its slot out.
 func TestGPUs(t *testing.T) {

@@ -148,7 +148,7 @@ func TestStageOutage(t *testing.T) {
 			onAWS(t, wire.url)
 			s := newService(t, *cfg.BaseEndpoint, stage, bucket)
 			spool, dir := t.TempDir(), t.TempDir()
-			w := start(t, "--stage", stage, "--bucket", bucket, "--spool", spool)
+			w := start(t, "--stage", stage, "--bucket", bucket, "--spool", spool, "--config", openMachine(t))
 			begun, end := filepath.Join(dir, "begun"), filepath.Join(dir, "end")
 			s.submit(t, "a", "import os, time\nopen('"+begun+"', 'w')\nwhile not os.path.exists('"+end+"'): time.sleep(0.02)\nprint('once')", c.lease)
 			eventually(t, func() bool { _, err := os.Stat(begun); return err == nil })
@@ -245,7 +245,7 @@ func TestStageMessages(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	w := start(t, "--stage", stage, "--bucket", bucket, "--slots", "2")
+	w := start(t, "--stage", stage, "--bucket", bucket, "--slots", "2", "--config", openMachine(t))
 	depth := func(want queue.Depth) func() bool {
 		return func() bool {
 			got, err := q.Depth(t.Context(), "cpu")

@@ -289,3 +289,14 @@ func (l *lines) String() string {
 	defer l.mu.Unlock()
 	return l.all.String()
 }
+
+// openMachine is a machine.toml without a sandbox: for scripts that leave marks in
+// files of the host, and for GPUs whose device files are not there.
+func openMachine(t *testing.T) string {
+	t.Helper()
+	config := filepath.Join(t.TempDir(), "machine.toml")
+	if err := os.WriteFile(config, []byte("[sandbox]\nlevel = 'none'\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return config
+}

@@ -29,6 +29,7 @@ type job struct {
 
 	end    End
 	ending bool
+	killed bool          // everything of it was, by SIGKILL
 	killAt time.Duration // once it is ending: when its grace is over
 	stdin  feed
 	out    [2]capture
@@ -131,6 +132,9 @@ func (j *job) next() time.Duration {
 		return j.Until + linger
 	}
 	next := boottime() + lookAround
+	if j.killed {
+		return next // what does not die of it waits for the kernel
+	}
 	for _, t := range []time.Duration{j.Until, j.timeoutAt(), j.killAt} {
 		if t > 0 {
 			next = min(next, t)
@@ -175,7 +179,7 @@ func (j *job) stop(end End, gently bool) {
 	switch {
 	case !gently:
 		unix.Kill(-1, unix.SIGKILL)
-		j.killAt = 0
+		j.killed, j.killAt = true, 0
 	case first:
 		unix.Kill(-j.pid, unix.SIGTERM)
 		unix.Kill(-j.pid, unix.SIGCONT) // it may be stopped
