@@ -76,7 +76,8 @@ keepers: ## The keepers' gates at full size: 100 kills under 200 scripts, 10,000
 
 .PHONY: bench
 bench: ## Medians against a floor measured in the same run
-	go run ./bench
+	go build -o bin/ ./bench ./cmd/modulate-keeper
+	bin/bench
 
 .PHONY: bill
 bill: emulators ## What each kind of life sends to AWS, and its dollars per million

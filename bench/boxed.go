@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -218,7 +219,7 @@ func (s *process) memory(w io.Writer) error {
 		}
 	}
 	if len(all) == 0 {
-		return fmt.Errorf("the server has no keepers")
+		return errors.New("no keeper is one of the small binary: make bench builds it beside the benchmark")
 	}
 	figure{name: "a keeper's resident set", unit: "MiB", value: median(all), floor: "-", reach: 4}.print(w)
 	return nil
