@@ -3,7 +3,7 @@
 // is a median over rounds, one line each, separated by tabs: name, median,
 // unit, floor, reach, ok or short.
 //
-//	go run ./bench          the figures of README
+//	make bench              the figures of README, with the keeper's binary beside this one
 //	go run ./bench boxed    those of scripts in sandboxes alone
 //	go run ./bench large    with a million settled promises in the store
 //	go run ./bench lambda   the router as a Lambda function, against a stub of AWS
