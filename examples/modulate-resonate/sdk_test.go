@@ -63,6 +63,7 @@ type process struct {
 	cmd   *exec.Cmd
 	mu    sync.Mutex
 	lines []string
+	last  string        // of them, on its stdout
 	more  chan struct{} // capacity 1: there is more, or it has ended
 	done  chan struct{}
 	err   error
@@ -73,26 +74,35 @@ func (w *world) start(name string, args ...string) *process {
 	w.t.Helper()
 	p := &process{t: w.t, cmd: exec.Command(name, args...), more: make(chan struct{}, 1), done: make(chan struct{})}
 	p.cmd.Env = append(os.Environ(), "RESONATE_URL="+w.url, "PYTHONUNBUFFERED=1")
-	out, in := io.Pipe()
-	p.cmd.Stdout, p.cmd.Stderr = in, in
+	var reading sync.WaitGroup
+	stdout, stderr := p.listen(&reading, &p.last), p.listen(&reading, new(string))
+	p.cmd.Stdout, p.cmd.Stderr = stdout, stderr
 	if err := p.cmd.Start(); err != nil {
 		w.t.Fatal(err)
 	}
 	go func() {
-		for s := bufio.NewScanner(out); s.Scan(); {
-			p.mu.Lock()
-			p.lines = append(p.lines, s.Text())
-			p.mu.Unlock()
-			p.poke()
-		}
-	}()
-	go func() {
 		p.err = p.cmd.Wait()
-		in.Close()
+		stdout.Close()
+		stderr.Close()
+		reading.Wait()
 		close(p.done)
 	}()
 	w.t.Cleanup(p.kill)
 	return p
+}
+
+// listen returns what takes lines of the program's in, and keeps the last one.
+func (p *process) listen(reading *sync.WaitGroup, last *string) *io.PipeWriter {
+	out, in := io.Pipe()
+	reading.Go(func() {
+		for s := bufio.NewScanner(out); s.Scan(); {
+			p.mu.Lock()
+			p.lines, *last = append(p.lines, s.Text()), s.Text()
+			p.mu.Unlock()
+			p.poke()
+		}
+	})
+	return in
 }
 
 func (p *process) poke() {
@@ -144,7 +154,8 @@ func (p *process) wait(prefix string) string {
 	}
 }
 
-// end waits for the program's end, and returns the last line that it wrote.
+// end waits for the program's end, and returns the last line of its stdout: an
+// SDK that is stopped may complain on stderr of answers that it no longer gets.
 func (p *process) end() string {
 	p.t.Helper()
 	select {
@@ -155,8 +166,7 @@ func (p *process) end() string {
 	if p.err != nil {
 		p.t.Fatalf("%s: %v\n%s", p.cmd, p.err, p.output())
 	}
-	lines := strings.Split(strings.TrimSpace(p.output()), "\n")
-	return lines[len(lines)-1]
+	return p.last // nobody writes it any more
 }
 
 func (w *world) program(args ...string) *process { return w.start(w.python, args...) }
