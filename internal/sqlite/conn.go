@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"time"
 
 	"modernc.org/sqlite"
 )
@@ -35,11 +36,17 @@ func dial(path string) (*Conn, error) {
 		"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "cache_size(-2000)",
 	}}
 	dsn := url.URL{Scheme: "file", Path: path, RawQuery: query.Encode()}
-	raw, err := (&sqlite.Driver{}).Open(dsn.String())
-	if err != nil {
-		return nil, err
+	// Of several that make a new file one may be told at once that it is busy:
+	// SQLite does not wait where two could wait for each other.
+	for until := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		raw, err := (&sqlite.Driver{}).Open(dsn.String())
+		if err == nil {
+			return &Conn{raw: raw, stmts: make(map[string]statement)}, nil
+		}
+		if !isBusy(err) || time.Now().After(until) {
+			return nil, err
+		}
 	}
-	return &Conn{raw: raw, stmts: make(map[string]statement)}, nil
 }
 
 func (c *Conn) close() error {
