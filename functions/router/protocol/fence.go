@@ -11,21 +11,11 @@ import (
 )
 
 func (c *call) taskFence() (reply, error) {
-	var in struct {
-		taskRef
-		Action *action `json:"action"`
-	}
-	if err := read(c.data, &in); err != nil {
-		return reply{}, err
-	}
-	id, version, err := in.taskRef.check()
+	id, version, action, err := c.underTask()
 	if err != nil {
 		return reply{}, err
 	}
-	if err := in.Action.check(); err != nil {
-		return reply{}, err
-	}
-	do, of, err := c.fencedAction(in.Action)
+	do, of, err := c.fencedAction(action)
 	if err != nil {
 		return reply{}, err
 	}
@@ -39,7 +29,7 @@ func (c *call) taskFence() (reply, error) {
 	if err := c.holds(task, version); err != nil {
 		return reply{}, err
 	}
-	inner := answer{Kind: *in.Action.Kind, Head: answerHead{CorrID: corrOf(in.Action), Status: http.StatusOK, Version: Version}}
+	inner := answer{Kind: *action.Kind, Head: answerHead{CorrID: corrOf(action), Status: http.StatusOK, Version: Version}}
 	rec, err := do(engine.Fence{Task: id, Version: version})
 	inner.Data = promiseReply{view(rec)}
 	switch {

@@ -291,23 +291,28 @@ func (c *call) anyVersion(ev promise.Event) (reply, error) {
 	return empty, err
 }
 
-func (c *call) taskFulfill() (reply, error) {
+// underTask reads what is to be done, and the task under which.
+func (c *call) underTask() (id string, version uint64, a *action, err error) {
 	var in struct {
 		taskRef
 		Action *action `json:"action"`
 	}
 	if err := read(c.data, &in); err != nil {
-		return reply{}, err
+		return "", 0, nil, err
 	}
-	id, version, err := in.taskRef.check()
+	if id, version, err = in.taskRef.check(); err != nil {
+		return "", 0, nil, err
+	}
+	return id, version, in.Action, in.Action.check()
+}
+
+func (c *call) taskFulfill() (reply, error) {
+	id, version, action, err := c.underTask()
 	if err != nil {
 		return reply{}, err
 	}
-	if err := in.Action.check(); err != nil {
-		return reply{}, err
-	}
 	var end settlement
-	if err := read(in.Action.Data, &end); err != nil {
+	if err := read(action.Data, &end); err != nil {
 		return reply{}, err
 	}
 	ended, state, err := end.check()
