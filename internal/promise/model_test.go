@@ -176,8 +176,9 @@ func (m *model) doFulfil(ev Fulfil, late bool, now Time) error {
 		m.mayBeLate = false
 		if m.state != Pending {
 			m.settleID, m.toldBy = ev.SettleID, ev.Version
-			if ev.Outcome.Error.Detail != "" {
-				m.told = ev.Outcome.Error
+			if said := ev.Outcome.Error; said.Detail != "" {
+				said.Detail += "; " + m.told.Detail
+				m.told = said
 			}
 			return nil
 		}
