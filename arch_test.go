@@ -170,9 +170,10 @@ var rules = map[string]rule{
 		}, edge...),
 		others: []string{awsSDK}, // its tests
 	},
-	"examples/modulate-resonate": {},                                       // tests only
-	"localstack":                 {others: []string{awsSDK}},               // tests only
-	".":                          {others: []string{"go.yaml.in/yaml/v3"}}, // tests only
+	"examples/modulate-resonate":    {},                                                          // tests only
+	"examples/modulate-resonate/go": {others: []string{"github.com/resonatehq/resonate-sdk-go"}}, // a module of its own
+	"localstack":                    {others: []string{awsSDK}},                                  // tests only
+	".":                             {others: []string{"go.yaml.in/yaml/v3"}},                    // tests only
 }
 
 // testLibraries are the modules that only tests and suites import.

@@ -2,7 +2,8 @@
 # Installs the Resonate SDKs that the tests here run, into .sdks/ of the
 # repository: from PyPI for a Python of 3.12 or later, from npm with a Node of
 # its own. What is there already stays. Where one of the two is missing its tests
-# are skipped; with CI=1 that is an error here.
+# are skipped; with CI=1 that is an error here. No registry has the SDK of Go:
+# RESONATE_SDK_GO names the folder of its source, and without it there is no test.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -27,6 +28,12 @@ find_python() {
 		fi
 	done
 }
+
+if [ -n "${RESONATE_SDK_GO:-}" ]; then
+	mkdir -p .sdks/go
+	cp examples/modulate-resonate/go/go.mod .sdks/go/
+	go mod edit -replace "github.com/resonatehq/resonate-sdk-go=$(realpath "$RESONATE_SDK_GO")" .sdks/go/go.mod
+fi
 
 python=$(find_python)
 [ -n "$python" ] || lacks "Python 3.12 or later, with venv"

@@ -38,10 +38,7 @@ type world struct {
 
 func newWorld(t *testing.T, version string) *world {
 	t.Helper()
-	python, err := filepath.Abs(filepath.Join(sdks, "python-"+version, "bin", "python"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	python := filepath.Join(sdk(t, "python-"+version), "bin", "python")
 	if _, err := os.Stat(python); err != nil {
 		t.Skip("the SDKs are not installed: run examples/modulate-resonate/install.sh")
 	}
@@ -205,7 +202,10 @@ func each(t *testing.T, test func(w *world)) {
 		t.Skip("starts programs of the SDKs")
 	}
 	for _, version := range pythons {
-		t.Run(version, func(t *testing.T) { test(newWorld(t, version)) })
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			test(newWorld(t, version))
+		})
 	}
 }
 
@@ -245,8 +245,8 @@ func TestKills(t *testing.T) {
 		for worker.count("started") < 2 {
 			<-worker.more
 		}
-		worker.kill()
 		killed := time.Now()
+		worker.kill() // which also waits for its script's end
 		other := w.ready("worker.py", "--group", "gpu", "--ttl", "3")
 		other.wait("started")
 		w.t.Logf("started again %s after the kill, the lease was 3 s", time.Since(killed).Round(time.Millisecond))
@@ -286,40 +286,65 @@ func TestLateWorker(t *testing.T) {
 	})
 }
 
-// TestFeatures: what workflows do, by each SDK.
+// TestFeatures: what workflows do, by each SDK, after its process was killed.
 func TestFeatures(t *testing.T) {
-	each(t, func(w *world) { w.features("features", w.program("features.py", "features")) })
-	if !testing.Short() {
-		t.Run("typescript", func(t *testing.T) {
-			w := newWorld(t, pythons[0])
-			dir, err := filepath.Abs(filepath.Join(sdks, "typescript"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			text, err := os.ReadFile("features.mjs")
-			if err != nil {
-				t.Fatal(err)
-			}
-			node := filepath.Join(dir, "node_modules", ".bin", "node")
-			if _, err := os.Stat(node); err != nil {
-				t.Skip("the SDK of TypeScript is not installed: run examples/modulate-resonate/install.sh")
-			}
-			program := filepath.Join(dir, "features.mjs") // beside the modules that it imports
-			if err := os.WriteFile(program, text, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			w.features("ts", w.start(node, program, "ts"))
-		})
+	each(t, func(w *world) { w.features(w.python, "features.py", "py") })
+	if testing.Short() {
+		return
 	}
+	t.Run("typescript", func(t *testing.T) {
+		w := newWorld(t, pythons[0])
+		dir := sdk(t, "typescript")
+		text, err := os.ReadFile("features.mjs")
+		if err != nil {
+			t.Fatal(err)
+		}
+		node := filepath.Join(dir, "node_modules", ".bin", "node")
+		if _, err := os.Stat(node); err != nil {
+			t.Skip("the SDK of TypeScript is not installed: run examples/modulate-resonate/install.sh")
+		}
+		program := filepath.Join(dir, "features.mjs") // beside the modules that it imports
+		if err := os.WriteFile(program, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		w.features(node, program, "ts")
+	})
+	modfile := filepath.Join(sdk(t, "go"), "go.mod")
+	if _, err := os.Stat(modfile); err != nil {
+		return // no registry has it: see install.sh
+	}
+	t.Run("go", func(t *testing.T) {
+		w := newWorld(t, pythons[0])
+		program := filepath.Join(w.dir, "features")
+		if out, err := exec.Command("go", "build", "-C", "go", "-modfile", modfile, "-o", program).CombinedOutput(); err != nil {
+			t.Fatalf("building features: %v\n%s", err, out)
+		}
+		w.features(program, "go")
+	})
 }
 
-// features settles the promise that a program waits for, and sees it end.
-func (w *world) features(id string, p *process) {
+// sdk is the folder of an SDK.
+func sdk(t *testing.T, name string) string {
+	t.Helper()
+	dir, err := filepath.Abs(filepath.Join(sdks, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// features kills a program in its workflow's first step, starts it again,
+// settles the promise that it then waits for, and sees it end.
+func (w *world) features(name string, args ...string) {
 	w.t.Helper()
+	first := w.start(name, append(args, "--hold")...)
+	first.wait("held")
+	first.kill()
+	p := w.start(name, args...)
 	promise := strings.Fields(p.wait("promise "))[1]
 	w.post("promise.settle", map[string]any{"id": promise, "state": "resolved", "value": map[string]any{"data": "InllcyI="}}) // "yes"
-	if got := strings.ToLower(strings.NewReplacer(" ", "", "'", `"`).Replace(p.end())); got != `result[40,true,"yes"]` {
-		w.t.Errorf("%s: %s\n%s", id, got, p.output())
+	if got := strings.NewReplacer(" ", "", "'", `"`).Replace(p.end()); got != `result[40,"yes"]` {
+		w.t.Errorf("%s\n%s", got, p.output())
 	}
 }
 
