@@ -100,7 +100,7 @@ func (b *box) work() bool {
 	c := b.cell
 	switch {
 	case c.waits() && readable(c.control):
-		c.hear(b.group)
+		c.hear()
 		return true
 	case c.err == nil && c.pid != 0 && readable(c.pidfd):
 		c.err = errors.New("a sandbox has ended before it had a script")
@@ -207,11 +207,21 @@ func (b *box) start(c *cell, s sandbox.Start, devices ...string) error {
 	if theirs, err = c.pipes(); err != nil {
 		return err
 	}
-	files := []uintptr{uintptr(theirs[0]), uintptr(theirs[1]), uintptr(theirs[2])}
-	for _, f := range cmd.Files {
-		files = append(files, f.Fd())
+	attr := &syscall.ProcAttr{
+		Dir: "/", Env: cmd.Env, Files: []uintptr{uintptr(theirs[0]), uintptr(theirs[1]), uintptr(theirs[2])}, Sys: &syscall.SysProcAttr{},
 	}
-	c.bwrap, err = syscall.ForkExec(cmd.Path, cmd.Argv, &syscall.ProcAttr{Dir: "/", Env: cmd.Env, Files: files})
+	for _, f := range cmd.Files {
+		attr.Files = append(attr.Files, f.Fd())
+	}
+	fork := func() (err error) {
+		c.bwrap, err = syscall.ForkExec(cmd.Path, cmd.Argv, attr)
+		return err
+	}
+	if b.group == nil {
+		err = fork()
+	} else {
+		err = b.group.Start(attr.Sys, fork)
+	}
 	for _, fd := range theirs {
 		unix.Close(fd)
 	}
@@ -254,9 +264,9 @@ func (d descriptor) Read(p []byte) (int, error) {
 func (c *cell) waits() bool { return c.err == nil && c.pid == 0 }
 
 // hear takes in that it is.
-func (c *cell) hear(g *sandbox.Group) {
+func (c *cell) hear() {
 	if c.err = c.meet(); c.err == nil {
-		c.err = c.enter(g)
+		c.err = c.enter()
 	}
 	if c.err != nil {
 		said := make([]byte, 1024)
@@ -265,15 +275,13 @@ func (c *cell) hear(g *sandbox.Group) {
 	}
 }
 
-// enter opens what the worker needs of the sandbox, and moves its process into
-// the cgroup. What then is left of bubblewrap is not needed.
-func (c *cell) enter(g *sandbox.Group) (err error) {
+// enter opens what the worker needs of the sandbox. What then is left of
+// bubblewrap is not needed.
+func (c *cell) enter() (err error) {
 	if c.pidfd, err = unix.PidfdOpen(c.pid, 0); err != nil {
 		return fmt.Errorf("it has ended: %w", err)
 	}
-	if err = c.openDirs(); err == nil && g != nil {
-		err = g.Add(c.pid)
-	}
+	err = c.openDirs()
 	unix.Kill(c.bwrap, unix.SIGKILL)
 	unix.Wait4(c.bwrap, nil, 0, nil)
 	c.bwrap = 0

@@ -83,11 +83,34 @@ func write(name, value string) error {
 	return errors.Join(err, f.Close())
 }
 
-// Add puts a process into the group, and with it all that it will start.
-func (g *Group) Add(pid int) error {
+// Start has do start a process with attr, which is in the group from its first
+// moment on, and all that it will start. One that runs already is moved by the
+// kernel in 10 ms and more; a thread that moves itself waits for nobody
+// (cgroup_procs_write_start in kernel/cgroup/cgroup.c), and under v2 a process
+// is made where it belongs. The calling goroutine is locked to its thread.
+func (g *Group) Start(attr *syscall.SysProcAttr, do func() error) error {
+	if g.at.v2 {
+		dir, err := os.Open(g.dir(controllers[0]))
+		if err != nil {
+			return fmt.Errorf("starting in a cgroup: %w", err)
+		}
+		defer dir.Close()
+		attr.UseCgroupFD, attr.CgroupFD = true, int(dir.Fd())
+		return do()
+	}
+	err := g.moveThread(func(dir string) string { return filepath.Join(dir, g.name) })
+	if err == nil {
+		err = do()
+	}
+	return errors.Join(err, g.moveThread(filepath.Dir))
+}
+
+// moveThread moves the calling thread to what to makes of the directories of
+// all groups.
+func (g *Group) moveThread(to func(dir string) string) error {
 	for _, dir := range g.at.dirs() {
-		if err := write(filepath.Join(dir, g.name, "cgroup.procs"), strconv.Itoa(pid)); err != nil {
-			return fmt.Errorf("putting process %d into a cgroup: %w", pid, err)
+		if err := write(filepath.Join(to(dir), "tasks"), "0"); err != nil {
+			return fmt.Errorf("starting in a cgroup: %w", err)
 		}
 	}
 	return nil

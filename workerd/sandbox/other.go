@@ -27,13 +27,13 @@ func Enter(Limits) error                  { return errLinux }
 // A Group is never opened here.
 type Group struct{}
 
-func OpenGroup(string, Limits) (*Group, error) { return nil, errLinux }
-func (*Group) Add(int) error                   { return errLinux }
-func (*Group) Kill() error                     { return errLinux }
-func (*Group) OOMKills() (int64, error)        { return 0, errLinux }
-func (*Group) CPU() (time.Duration, error)     { return 0, errLinux }
-func (*Group) Close() error                    { return errLinux }
-func SweepGroups() error                       { return nil }
+func OpenGroup(string, Limits) (*Group, error)                { return nil, errLinux }
+func (*Group) Start(*syscall.SysProcAttr, func() error) error { return errLinux }
+func (*Group) Kill() error                                    { return errLinux }
+func (*Group) OOMKills() (int64, error)                       { return 0, errLinux }
+func (*Group) CPU() (time.Duration, error)                    { return 0, errLinux }
+func (*Group) Close() error                                   { return errLinux }
+func SweepGroups() error                                      { return nil }
 
 func Egress(context.Context) error { return errLinux }
 

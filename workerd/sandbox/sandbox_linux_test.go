@@ -3,8 +3,11 @@ package sandbox
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -86,6 +89,41 @@ func TestOptionsAndEnvironmentAreInNoCommandLine(t *testing.T) {
 	}
 }
 
+// cgroups are those of a process or thread.
+func cgroups(t *testing.T, who string) string {
+	t.Helper()
+	text, err := os.ReadFile("/proc/" + who + "/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// Under v2 a process is made in its group. Where the memory's controller is
+// v1's, v2 has groups all the same.
+func TestAProcessIsMadeInItsGroup(t *testing.T) {
+	rooted(t)
+	top := "/sys/fs/cgroup"
+	if _, err := os.Stat(top + "/cgroup.controllers"); err != nil {
+		top += "/unified"
+	}
+	if _, err := os.Stat(top + "/cgroup.controllers"); err != nil {
+		t.Skip("there is no cgroup v2 here")
+	}
+	const name = "modulate-test-made"
+	if err := os.Mkdir(filepath.Join(top, name), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(filepath.Join(top, name))
+	g := &Group{at: hierarchy{v2: true, top: top, parent: map[string]string{"memory": top}}, name: name}
+	cmd := exec.Command("/bin/cat", "/proc/self/cgroup")
+	var out strings.Builder
+	cmd.Stdout, cmd.SysProcAttr = &out, &syscall.SysProcAttr{}
+	if err := g.Start(cmd.SysProcAttr, cmd.Run); err != nil || !strings.Contains(out.String(), "0::/"+name+"\n") {
+		t.Errorf("%v, in\n%s", err, &out)
+	}
+}
+
 func TestAGroupCountsAndKills(t *testing.T) {
 	rooted(t)
 	g, err := OpenGroup("test-counts", Limits{Memory: 64 << 20, PIDs: 32, CPU: 1})
@@ -107,11 +145,15 @@ func TestAGroupCountsAndKills(t *testing.T) {
 	}
 	cmd := exec.Command("/bin/sh", "-c", "read x; tail /dev/zero; echo over; sleep 1000 & sleep 1000")
 	cmd.Stdin, cmd.Stdout = in, told
-	if err := cmd.Start(); err != nil {
+	before := cgroups(t, "thread-self")
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd.SysProcAttr = &syscall.SysProcAttr{}
+	if err := g.Start(cmd.SysProcAttr, cmd.Start); err != nil {
 		t.Fatal(err)
 	}
-	if err := g.Add(cmd.Process.Pid); err != nil {
-		t.Fatal(err)
+	if after := cgroups(t, "thread-self"); after != before {
+		t.Errorf("the starting thread is in\n%s\nand was in\n%s", after, before)
 	}
 	feed.WriteString("\n")
 	out.Read(make([]byte, 5)) // tail has ended
