@@ -87,7 +87,7 @@ func boxed(ctx context.Context, w io.Writer) error {
 			return fmt.Errorf("scripts in sandboxes: %w", err)
 		}
 	}
-	return nil
+	return coldOne(ctx, w, python)
 }
 
 type boxes struct {

@@ -19,6 +19,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"time"
 
 	"modulate/workerd/runner"
@@ -52,7 +53,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		return lambda(ctx, stdout)
 	case args[0] == "echo" && len(args) == 1:
 		return serveEcho(ctx, ready)
-	case (args[0] == "noop" || args[0] == "exec" || args[0] == "boxed") && len(args) == 3:
+	case slices.Contains([]string{"noop", "exec", "boxed", "cold"}, args[0]) && len(args) == 3:
 		return serve(ctx, args[0], args[1], args[2], ready)
 	}
 	return fmt.Errorf("what to measure? bench [boxed|large|lambda], not %q", args)

@@ -29,7 +29,7 @@ func serve(ctx context.Context, kind, dir, slots string, ready func(url string))
 		return fmt.Errorf("slots: %w", err)
 	}
 	m := host.Machine{Sandbox: host.Sandbox{Level: sandbox.None}}
-	if kind == "boxed" {
+	if kind == "boxed" || kind == "cold" {
 		m = boxedMachine
 	}
 	h, err := host.Open(m, host.Options{Slots: n})
@@ -49,8 +49,11 @@ func serve(ctx context.Context, kind, dir, slots string, ready func(url string))
 	err = server.Run(ctx, server.Config{
 		Local: l, Listener: listener, Machines: []server.Machine{{Name: "cpu", Slots: n}},
 		Runner: func(m server.Machine, spool string) (runner.Runner, func() error, error) {
-			if kind == "noop" {
+			switch kind {
+			case "noop":
 				return noop{}, func() error { return nil }, nil
+			case "cold":
+				return openCold(spool, n)
 			}
 			return h.Runner(host.Worker{Machine: m.Name, Spool: spool, Slots: m.Slots})
 		},

@@ -1,0 +1,85 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"modulate/workerd/runner"
+)
+
+// An unparked runner has its keepers, but no interpreter waits in their sandboxes:
+// each job finds the pool empty. One that does not has failed.
+type unparked struct{ *runner.Kept }
+
+var _ runner.Runner = unparked{}
+
+// Run implements [runner.Runner], for one job at a time.
+func (u unparked) Run(ctx context.Context, job runner.Job) runner.Result {
+	before := u.Pool().Cold
+	res := u.Kept.Run(ctx, job)
+	if n := u.Pool().Cold - before; n != 1 {
+		return runner.Result{End: runner.Failed, Err: fmt.Errorf("%d cold starts were counted for one job", n)}
+	}
+	return res
+}
+
+func openCold(spool string, slots int) (runner.Runner, func() error, error) {
+	plan, err := boxedMachine.Plan(slots)
+	if err != nil {
+		return nil, nil, err
+	}
+	kept, err := runner.OpenKept(runner.KeptConfig{
+		Spool: spool, Prefix: "k.", Ahead: slots, Box: &runner.BoxConfig{Sandbox: plan.Sandbox, Cgroups: plan.Groups},
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return unparked{kept}, kept.Close, nil
+}
+
+// coldOne measures one caller whose scripts find the pool empty against the
+// same sandbox and interpreter started for each, taking turns.
+func coldOne(ctx context.Context, w io.Writer, python string) error {
+	dir, err := os.MkdirTemp("", "modulate-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	srv, err := startServer(ctx, "cold", dir, slots())
+	if err != nil {
+		return err
+	}
+	defer srv.stop()
+	plan, err := boxedMachine.Plan(slots())
+	if err != nil {
+		return err
+	}
+	b := boxes{ctx: ctx, python: python, client: newClient(srv.url, 1)}
+	const calls = 40
+	v, err := each(func() ([]float64, error) {
+		var whole, floor []float64
+		for range calls {
+			time.Sleep(apart)
+			bare, err := timed(func() error { return b.cold(plan.Sandbox) })
+			if err != nil {
+				return nil, err
+			}
+			time.Sleep(apart)
+			ms, err := timed(func() error { _, err := b.nonce.once(ctx, b.client); return err })
+			if err != nil {
+				return nil, err
+			}
+			whole, floor = append(whole, ms), append(floor, bare)
+		}
+		return []float64{median(whole), median(floor)}, nil
+	})
+	if err != nil {
+		return fmt.Errorf("scripts in sandboxes, the pool empty: %w", err)
+	}
+	floor := median(v[1])
+	figure{name: "the same with the pool empty, p50", unit: "ms", value: median(v[0]), floor: "sandbox and interpreter from cold " + number(floor), reach: floor + 3}.print(w)
+	return nil
+}
