@@ -155,7 +155,7 @@ var rules = map[string]rule{
 	},
 	"cmd/modulate": {
 		ours: append([]string{
-			"workerd/uv",
+			"workerd/uv", "workerd/device",
 			"workerd/worker", "workerd/runner", "workerd/host", "internal/local", "internal/server", "internal/spool", "internal/account",
 		}, edge...),
 		others: []string{

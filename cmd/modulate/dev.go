@@ -8,6 +8,7 @@ import (
 	"net"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"modulate/internal/local"
 	"modulate/internal/promise"
 	"modulate/internal/server"
+	"modulate/workerd/device"
 	"modulate/workerd/host"
 	"modulate/workerd/runner"
 )
@@ -120,11 +122,7 @@ const (
 
 // serve works and answers until ctx ends.
 func (d *dev) serve(ctx context.Context, l *local.Local, listener net.Listener, machines []server.Machine) error {
-	slots := 0
-	for _, m := range machines {
-		slots += m.Slots
-	}
-	h, err := host.Open(d.machine, host.Options{Slots: slots, Devices: d.machine.SharedDevices(ctx), Log: d.log()})
+	h, err := d.open(ctx, machines)
 	if err != nil {
 		return err
 	}
@@ -144,6 +142,37 @@ func (d *dev) serve(ctx context.Context, l *local.Local, listener net.Listener, 
 		return err
 	}
 	return nil
+}
+
+// open makes this computer ready for the machines. Its GPUs are divided among
+// the slots of those that are not cpu: as many as GPUs, where nobody says and
+// there is one such machine.
+func (d *dev) open(ctx context.Context, machines []server.Machine) (*host.Host, error) {
+	devices, err := d.machine.OwnDevices(ctx, d.log())
+	if err != nil {
+		return nil, err
+	}
+	slots, lent := 0, 0
+	for i := range machines {
+		m := &machines[i]
+		others := slices.DeleteFunc(slices.Clone(machines), func(m server.Machine) bool { return m.Name == api.DefaultTarget })
+		if m.Slots == 0 && len(others) == 1 {
+			m.Slots = devices.Slots()
+		}
+		m.Slots = max(m.Slots, 1)
+		if slots += m.Slots; m.Name != api.DefaultTarget {
+			lent += m.Slots
+		}
+	}
+	if lent == 0 {
+		devices = host.Devices{}
+	}
+	h, err := host.Open(d.machine, host.Options{Slots: slots, Devices: devices, Lent: lent, Log: d.log()})
+	if errors.Is(err, device.ErrFew) {
+		return nil, badInput("--machines %s: this machine has %d GPUs, each for one script at a time", d.machines, devices.Slots()).
+			hint(`take fewer slots, or lend all GPUs to every script by gpus.lend = "shared" in machine.toml`)
+	}
+	return h, err
 }
 
 // ready says that all is up, in one line on stdout, and about a gpu without a
@@ -169,12 +198,12 @@ func (d *dev) log() *slog.Logger {
 }
 
 // parseMachines reads a list such as cpu:4,gpu. Without a number a cpu has a
-// slot for each processor, every other machine one.
+// slot for each processor, every other machine 0: as many as dev finds right.
 func parseMachines(list string) (machines []server.Machine, err error) {
 	seen := map[string]bool{}
 	for item := range strings.SplitSeq(list, ",") {
 		name, number, counted := strings.Cut(strings.TrimSpace(item), ":")
-		m := server.Machine{Name: name, Slots: 1}
+		m := server.Machine{Name: name}
 		if name == api.DefaultTarget {
 			m.Slots = runtime.NumCPU()
 		}

@@ -5,17 +5,20 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"modulate/internal/api"
 	"modulate/internal/local"
 	"modulate/internal/promise"
 	"modulate/internal/queue"
 	"modulate/internal/spool"
 	"modulate/internal/store"
+	"modulate/workerd/device"
 	"modulate/workerd/host"
 	"modulate/workerd/worker"
 )
@@ -31,7 +34,9 @@ type here struct {
 	host   *host.Host
 	app    *app
 
-	end func() error // ends what is idle of its runner
+	end     func() error // ends what is idle of its runner
+	gpus    func() (*device.Pool, error)
+	looking sync.WaitGroup // at the GPUs
 
 	ctx  context.Context // of the executions
 	stop context.CancelFunc
@@ -54,7 +59,7 @@ func newHere(l *local.Local, a *app) (*here, error) {
 	if err != nil {
 		return nil, err
 	}
-	machine, err := host.Open(described, host.Options{Devices: described.SharedDevices(a.signals.hard)})
+	machine, err := host.Open(described, host.Options{Devices: described.SharedDevices(a.signals.hard)}) // what scripts must see to use GPUs
 	if err != nil {
 		return nil, errors.Join(err, spool.Close())
 	}
@@ -68,7 +73,7 @@ func newHere(l *local.Local, a *app) (*here, error) {
 	h := &here{end: end, name: name, local: l, app: a, spool: spool, host: machine, started: map[string]bool{}, going: map[string]bool{}}
 	w, err := worker.New(worker.Config{
 		Engine: l.Engine, Audience: l.Store, Name: name, Runner: run, Runtimes: machine.Runtimes,
-		Environments: machine.Environments, Devices: machine.GPUs,
+		Environments: machine.Environments, Lend: h.lend,
 		API: l.Handler(), OnSubmit: h.run, Spool: spool.Dir,
 	})
 	if err != nil {
@@ -76,9 +81,42 @@ func newHere(l *local.Local, a *app) (*here, error) {
 	}
 	h.worker = w
 	h.ctx, h.stop = context.WithCancel(context.Background())
+	h.gpus = sync.OnceValues(func() (*device.Pool, error) { return h.openGPUs(described) })
+	if described.GPUs.Lend != "" { // there are to be some
+		if _, err := h.gpus(); err != nil {
+			return nil, errors.Join(err, h.close())
+		}
+	}
 	context.AfterFunc(a.signals.hard, w.Abort)
 	l.Engine.Queue = unsent{Queue: l.Queue, ctx: h.ctx}
 	return h, nil
+}
+
+// lend lends GPUs to an attempt for a machine, which are found when the first
+// asks for one: nvidia-smi takes its time.
+func (h *here) lend(ctx context.Context, machine string) (*device.Lease, error) {
+	if machine == api.DefaultTarget {
+		return nil, nil
+	}
+	gpus, err := h.gpus()
+	if err != nil {
+		return nil, err
+	}
+	return gpus.Take(ctx)
+}
+
+// openGPUs finds the GPUs, each for one script at a time.
+func (h *here) openGPUs(described host.Machine) (*device.Pool, error) {
+	log := slog.New(slog.NewTextHandler(h.app.stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	found, err := described.OwnDevices(h.ctx, log)
+	if err != nil {
+		return nil, err
+	}
+	gpus, err := found.Pool(max(found.Slots(), 1), h.host.Sandbox.Level, log)
+	if err == nil {
+		h.looking.Go(func() { gpus.Run(h.ctx) })
+	}
+	return gpus, err
 }
 
 // unsent is the queue while promises are run here: nobody need be told of
@@ -200,5 +238,6 @@ func (h *here) goingOn() []string {
 func (h *here) close() error {
 	h.stop()
 	h.running.Wait()
+	h.looking.Wait()
 	return errors.Join(h.end(), h.host.Close(), h.spool.Close())
 }

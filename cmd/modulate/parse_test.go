@@ -111,7 +111,7 @@ func TestInterpreter(t *testing.T) {
 
 func TestParseMachines(t *testing.T) {
 	got, err := parseMachines("gpu, gpu-a100:8")
-	if err != nil || len(got) != 2 || got[0].Slots != 1 || got[1].Name != "gpu-a100" || got[1].Slots != 8 {
+	if err != nil || len(got) != 2 || got[0].Slots != 0 || got[1].Name != "gpu-a100" || got[1].Slots != 8 {
 		t.Errorf("got %+v, %v", got, err)
 	}
 	for _, list := range []string{"", "cpu,", "cpu:", "cpu:-1", "cpu:x", "cpu:1001", "cpu:1:2", "cpu,cpu:2", "Cpu", "-x"} {

@@ -147,6 +147,7 @@ func (s *server) work(ctx context.Context) error {
 	}
 	s.works.Go(func() { s.sweeper.Run(ctx) }) // it ends with ctx and by nothing else
 	s.works.Go(func() { s.Local.Maintain(ctx) })
+	s.works.Go(func() { s.Devices.Run(ctx) })
 	return nil
 }
 

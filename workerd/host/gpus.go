@@ -35,6 +35,7 @@ type Devices struct {
 	layer   device.Layer
 	found   []device.Device
 	shared  bool
+	spare   bool // nobody has asked for them by name: without them is well too
 	access  device.Access
 	lacking error // what a sandbox could not show
 }
@@ -68,6 +69,26 @@ func (m Machine) Devices(ctx context.Context, log *slog.Logger) (d Devices, err 
 	return d, nil
 }
 
+// OwnDevices are Devices of a machine that runs more than scripts, a
+// developer's: where machine.toml says nothing of GPUs, those that cannot be
+// lent are none, and that is said. Where nvidia-smi is not there they are
+// shared.
+func (m Machine) OwnDevices(ctx context.Context, log *slog.Logger) (Devices, error) {
+	if m.GPUs.Lend != "" {
+		return m.Devices(ctx, log)
+	}
+	if _, ok := device.Find(); !ok {
+		return m.SharedDevices(ctx), nil
+	}
+	d, err := m.Devices(ctx, log)
+	if err != nil {
+		log.Warn("scripts get no GPU", "error", err)
+		return Devices{}, nil
+	}
+	d.spare = true
+	return d, nil
+}
+
 // SharedDevices are Devices where every script gets all GPUs, unless
 // machine.toml lends none.
 func (m Machine) SharedDevices(ctx context.Context) Devices {
@@ -98,14 +119,14 @@ func (d Devices) Slots() int {
 func (d Devices) libraries() []string { return d.access.Libraries }
 
 // Pool lends them among slots, to scripts that are contained at level; nil:
-// there are none. What is shared by all and cannot be shown in a sandbox is
-// none, for most scripts ask for no GPU. device.ErrFew.
+// there are none. What nobody has asked for by name and cannot be shown in a
+// sandbox is none, for most scripts ask for no GPU. device.ErrFew.
 func (d Devices) Pool(slots int, level sandbox.Level, log *slog.Logger) (*device.Pool, error) {
 	if len(d.found) == 0 {
 		return nil, nil
 	}
 	if level != sandbox.None && d.lacking != nil {
-		if d.shared {
+		if d.shared || d.spare {
 			log.Warn("scripts get no GPU: they could not use it in a sandbox", "error", d.lacking)
 			return nil, nil
 		}

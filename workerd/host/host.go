@@ -23,7 +23,8 @@ import (
 // Options say how a machine is used.
 type Options struct {
 	Slots   int          // attempts at once, of all workers that share the Host; 1 when 0
-	Devices Devices      // the GPUs, see Machine.Devices and Machine.SharedDevices
+	Devices Devices      // the GPUs, see Machine.Devices, OwnDevices and SharedDevices
+	Lent    int          // of the slots, those among which the GPUs are divided; all when 0
 	Log     *slog.Logger // nil: discarded
 }
 
@@ -128,7 +129,7 @@ func Open(m Machine, o Options) (*Host, error) {
 
 // equip gives scripts the machine's GPUs, and environments.
 func (h *Host) equip(m Machine, o Options) (err error) {
-	if h.GPUs, err = o.Devices.Pool(max(o.Slots, 1), h.Sandbox.Level, o.Log); err != nil {
+	if h.GPUs, err = o.Devices.Pool(max(cmp.Or(o.Lent, o.Slots), 1), h.Sandbox.Level, o.Log); err != nil {
 		return err
 	}
 	h.Sandbox.Prefixes = append(h.Sandbox.Prefixes, o.Devices.libraries()...)

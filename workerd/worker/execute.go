@@ -8,6 +8,7 @@ import (
 
 	"modulate/internal/engine"
 	"modulate/internal/promise"
+	"modulate/workerd/device"
 	"modulate/workerd/runner"
 )
 
@@ -55,7 +56,7 @@ func (w *Worker) attempt(ctx, base context.Context, id string) (promise.Record, 
 	if w.settleKept(ctx); w.spool.has(id) {
 		return promise.Record{}, errKept
 	}
-	devices, err := w.cfg.Devices.Take(ctx)
+	devices, err := w.lend(ctx, id)
 	if err != nil {
 		return promise.Record{}, err
 	}
@@ -73,6 +74,19 @@ func (w *Worker) attempt(ctx, base context.Context, id string) (promise.Record, 
 		j.stop(why)
 	})()
 	return j.run()
+}
+
+// lend takes the devices that the promise's machine has, before its task is
+// claimed: a lease is not kept waiting for them.
+func (w *Worker) lend(ctx context.Context, id string) (*device.Lease, error) {
+	if w.cfg.Lend == nil {
+		return nil, nil
+	}
+	rec, err := w.engine.Get(ctx, id)
+	if err != nil || rec.State.Terminal() {
+		return nil, err
+	}
+	return w.cfg.Lend(ctx, rec.Machine)
 }
 
 // hurry ends all that is done under base some time after ctx has ended, and

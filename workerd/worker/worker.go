@@ -62,7 +62,7 @@ type Config struct {
 
 	Runner   runner.Runner
 	Runtimes map[string][]string // name to command; see runner.Job.Command
-	Devices  *device.Pool        // lent to attempts, a share for each slot; nil: there are none
+	Devices  *device.Pool        // lent to attempts under Run, a share for each slot; nil: there are none
 	// Environments runs scripts of the runtime uv; nil: there is no such.
 	Environments *uv.Cache
 
@@ -70,6 +70,9 @@ type Config struct {
 	// submit, get, wait, cancel and the blobs that a submission needs. nil:
 	// scripts get no socket.
 	API http.Handler
+	// Lend lends devices to an attempt under Execute, whose promise is for that
+	// machine, and waits for them until ctx ends; nil: there are none.
+	Lend func(ctx context.Context, machine string) (*device.Lease, error)
 	// OnSubmit, if not nil, is told the id of every child that the API
 	// accepted. Submissions are then answered without waiting for their end.
 	OnSubmit func(id string)
