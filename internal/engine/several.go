@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -136,9 +137,12 @@ func (e *Engine) Suspend(ctx context.Context, id string, ev promise.Suspend) (re
 			return err
 		}
 		task, verdict := e.changed(rec, ev)
-		if verdict != nil {
-			rec, err = e.Step(ctx, rec, ev)
-			return err
+		if verdict != nil { // not by Step, which would decide anew, and without the callbacks
+			if !task.check {
+				_, err = e.write(ctx, &task.rec, task.effects)
+			}
+			rec = task.rec
+			return cmp.Or(err, verdict)
 		}
 		all := []change{task}
 		for _, awaited := range awaits {
@@ -157,8 +161,13 @@ func (e *Engine) Suspend(ctx context.Context, id string, ev promise.Suspend) (re
 			all = append(all, c)
 		}
 		if len(all) > store.MaxWrites {
-			rec, err = e.suspendBitByBit(ctx, all, ev)
-			return err
+			if err := e.awaitOneByOne(ctx, all[1:], id); errors.Is(err, promise.ErrSettled) {
+				rec, err = e.Step(ctx, rec, promise.Suspend{Version: ev.Version, Ready: true})
+				return err
+			} else if err != nil {
+				return err
+			}
+			all = all[:1]
 		}
 		_, err := e.commit(ctx, all)
 		rec = all[0].rec
@@ -167,21 +176,19 @@ func (e *Engine) Suspend(ctx context.Context, id string, ev promise.Suspend) (re
 	return rec, err
 }
 
-// suspendBitByBit is Suspend by single writes. A callback without a suspended
-// task does no harm. Who is settled in between has told the task so, which then
-// does not suspend.
-func (e *Engine) suspendBitByBit(ctx context.Context, all []change, ev promise.Suspend) (promise.Record, error) {
-	id := all[0].rec.ID
-	for _, c := range all[1:] {
-		_, err := e.Apply(ctx, c.rec.ID, promise.Await{Awaiter: id})
-		if errors.Is(err, promise.ErrSettled) {
-			return e.Apply(ctx, id, promise.Suspend{Version: ev.Version, Ready: true})
+// awaitOneByOne registers callbacks by single writes. One without a suspended
+// task does no harm. Whose end comes in between has written the task, whose own
+// write is refused then.
+func (e *Engine) awaitOneByOne(ctx context.Context, awaited []change, awaiter string) error {
+	for _, c := range awaited {
+		if c.check { // it is registered
+			continue
 		}
-		if err != nil {
-			return promise.Record{}, err
+		if _, err := e.Apply(ctx, c.rec.ID, promise.Await{Awaiter: awaiter}); err != nil {
+			return err
 		}
 	}
-	return e.Apply(ctx, id, ev)
+	return nil
 }
 
 // A Fence is the task under which something is done: only while it is acquired
@@ -211,22 +218,27 @@ var ErrFence = errors.New("the task does not let this be done")
 func (e *Engine) fenced(ctx context.Context, f Fence, id string, ev promise.Event) (rec promise.Record, err error) {
 	create, creates := ev.(promise.Create)
 	err = e.again(ctx, id, func() error {
-		holder, err := e.Get(ctx, f.Task)
-		if err != nil {
-			return fmt.Errorf("%w: %w", ErrFence, err)
-		}
-		task, err := e.changed(holder, promise.Fence{Version: f.Version})
-		if err != nil {
-			return fmt.Errorf("%w: %w", ErrFence, err)
-		}
+		// What is done is looked at before the task, which is held all the while
+		// from when its worker was told so until it is not held.
 		rec, err = e.Get(ctx, id)
-		switch {
-		case err == nil && creates:
-			return promise.ErrExists
-		case errors.Is(err, promise.ErrNotFound) && creates:
-			rec = promise.Record{}
-		case err != nil:
+		missing := errors.Is(err, promise.ErrNotFound)
+		if err != nil && !missing {
 			return err
+		}
+		holder, held := e.Get(ctx, f.Task)
+		if held != nil {
+			return fmt.Errorf("%w: %w", ErrFence, held)
+		}
+		task, held := e.changed(holder, promise.Fence{Version: f.Version})
+		switch {
+		case held != nil:
+			return fmt.Errorf("%w: %w", ErrFence, held)
+		case missing && creates:
+			rec = promise.Record{}
+		case missing:
+			return err
+		case creates:
+			return promise.ErrExists
 		}
 		one, verdict := e.changed(rec, ev)
 		if one.check {

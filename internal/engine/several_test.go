@@ -115,6 +115,42 @@ func TestSuspendRefused(t *testing.T) {
 	b.task("wf", promise.TaskAcquired)
 }
 
+// TestSuspendedTwice: of two requests to suspend the same task, as when one is
+// repeated before its answer was there, neither suspends it on what has ended,
+// before the first one looked or after that.
+func TestSuspendedTwice(t *testing.T) {
+	for _, awaited := range []int{1, store.MaxWrites} { // in one write, bit by bit
+		for _, before := range []bool{true, false} {
+			b := newBench(t)
+			b.held("wf")
+			ev := promise.Suspend{Version: 1}
+			for n := range awaited {
+				id := fmt.Sprint("wf.", n)
+				b.must(id, promise.Create{Record: b.remote(id, false)}, promise.Await{Awaiter: "wf"})
+				ev.Awaits = append(ev.Awaits, id)
+			}
+			end := func() { b.elsewhere(ev.Awaits[awaited-1], promise.Settle{State: promise.Resolved}) }
+			if before {
+				end()
+			}
+			b.store.before = func() { // the other one comes between look and write, and forgets who resumed
+				if !before {
+					end()
+				}
+				other := *b.Engine
+				other.Store = b.store.Memory
+				if _, err := other.Suspend(t.Context(), "wf", ev); !errors.Is(err, promise.ErrReady) {
+					t.Errorf("the other request: %v", err)
+				}
+			}
+			if _, err := b.Suspend(t.Context(), "wf", ev); !errors.Is(err, promise.ErrReady) {
+				t.Errorf("%d awaited, the last has ended (before: %v): %v", awaited, before, err)
+			}
+			b.task("wf", promise.TaskAcquired)
+		}
+	}
+}
+
 // TestManyAwaited: a task awaits more than one write takes, and each of them
 // resumes it; and what more tasks await than one write resumes, resumes all.
 func TestManyAwaited(t *testing.T) {
@@ -205,11 +241,17 @@ func TestFenceLostWhileResuming(t *testing.T) {
 	b := newBench(t)
 	b.held("wf")
 	b.must("wf.1", promise.Create{Record: b.remote("wf.1", false)}, promise.Await{Awaiter: "wf"})
+	looked := false
+	lose := func() {
+		b.store.before, b.store.reading = nil, nil
+		b.elsewhere("wf", promise.Release{Version: 1})
+	}
+	b.store.before = lose
 	b.store.reading = func(id string) {
-		if id == "wf.1" { // the holder was looked at
-			b.store.reading = nil
-			b.elsewhere("wf", promise.Release{Version: 1})
+		if id == "wf" && looked { // it is read again for this
+			lose()
 		}
+		looked = looked || id == "wf"
 	}
 	_, err := b.FencedSettle(t.Context(), Fence{Task: "wf", Version: 1}, "wf.1", promise.Settle{State: promise.Resolved})
 	if !errors.Is(err, ErrFence) || b.stored("wf.1").State != promise.Pending {
