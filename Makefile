@@ -40,7 +40,7 @@ quiet = awk '/^ *--- SKIP/ { skipped++ } !/^(=== |PASS$$| *--- PASS)/ { print } 
 
 # whole are the packages with a test that is too slow under the race detector:
 # it is cut short there, and done in full without it.
-whole = ./internal/sim ./internal/store/sqlitestore ./internal/store/dynamostore
+whole = ./internal/sim ./internal/store/sqlitestore ./internal/store/dynamostore ./functions/router/protocol
 
 # Many tests of the first run wait; the second one computes meanwhile.
 .PHONY: test
@@ -62,8 +62,8 @@ fuzz: ## Every fuzz target for FUZZTIME (60s) each
 	done
 
 .PHONY: gates
-gates: emulators ## 200 histories of DynamoDB in full length: 8 clients, 200 operations each (some minutes)
-	go test ./internal/store/dynamostore -count=1 -timeout 1h -v -run Linearizable -full
+gates: emulators ## 200 histories in full length, of DynamoDB and of the protocol: 8 clients, 200 operations each
+	go test ./internal/store/dynamostore ./functions/router/protocol -count=1 -timeout 2h -v -run Linearizable -full
 
 .PHONY: chaos
 chaos: emulators ## Real processes under kill -9 and SIGSTOP

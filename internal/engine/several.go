@@ -132,6 +132,7 @@ func (e *Engine) again(ctx context.Context, id string, try func() error) error {
 // the callbacks are registered one by one, and the task's own write decides.
 func (e *Engine) Suspend(ctx context.Context, id string, ev promise.Suspend) (rec promise.Record, err error) {
 	awaits := slices.Compact(slices.Sorted(slices.Values(ev.Awaits)))
+	ready := promise.Suspend{Version: ev.Version, Ready: true}
 	err = e.again(ctx, id, func() error {
 		if rec, err = e.Get(ctx, id); err != nil {
 			return err
@@ -155,14 +156,14 @@ func (e *Engine) Suspend(ctx context.Context, id string, ev promise.Suspend) (re
 			}
 			c, err := e.changed(p, promise.Await{Awaiter: id})
 			if errors.Is(err, promise.ErrSettled) {
-				rec, err = e.Step(ctx, rec, promise.Suspend{Version: ev.Version, Ready: true})
+				rec, err = e.Apply(ctx, id, ready) // since it was looked at, its end has told the task
 				return err
 			}
 			all = append(all, c)
 		}
 		if len(all) > store.MaxWrites {
 			if err := e.awaitOneByOne(ctx, all[1:], id); errors.Is(err, promise.ErrSettled) {
-				rec, err = e.Step(ctx, rec, promise.Suspend{Version: ev.Version, Ready: true})
+				rec, err = e.Apply(ctx, id, ready)
 				return err
 			} else if err != nil {
 				return err

@@ -113,6 +113,18 @@ func TestSuspendRefused(t *testing.T) {
 		t.Errorf("settled already: %v", err)
 	}
 	b.task("wf", promise.TaskAcquired)
+
+	// Settled between the looks at the task and at it: who resumed is forgotten.
+	b.must("wf.2", promise.Create{Record: b.remote("wf.2", false)}, promise.Await{Awaiter: "wf"})
+	b.store.reading = func(id string) {
+		if id == "wf.2" {
+			b.store.reading = nil
+			b.elsewhere(id, promise.Settle{State: promise.Resolved})
+		}
+	}
+	if err := suspend(1, "wf.2"); !errors.Is(err, promise.ErrReady) || b.stored("wf").Protocol.Resumes != nil {
+		t.Errorf("%v, and it is resumed by %v", err, b.stored("wf").Protocol.Resumes)
+	}
 }
 
 // TestSuspendedTwice: of two requests to suspend the same task, as when one is
@@ -270,6 +282,26 @@ func TestFenceLostWhileResuming(t *testing.T) {
 	}
 	if rec := b.stored("wf"); rec.Crashes != 0 || !slices.Equal(rec.Protocol.Resumes, []string{"wf.1"}) {
 		t.Errorf("%d failures, resumed by %v", rec.Crashes, rec.Protocol.Resumes)
+	}
+}
+
+// TestFenceLostBeforeAnEnd: who has lost the fence is not told of what came after
+// that.
+func TestFenceLostBeforeAnEnd(t *testing.T) {
+	b := newBench(t)
+	b.held("wf")
+	b.must("wf.1", promise.Create{Record: b.remote("wf.1", false)})
+	reads := 0
+	b.store.reading = func(string) {
+		if reads++; reads == 2 { // between the two looks
+			b.store.reading = nil
+			b.elsewhere("wf", promise.Release{Version: 1})
+			b.elsewhere("wf.1", promise.Settle{State: promise.Resolved})
+		}
+	}
+	rec, err := b.FencedCreate(t.Context(), Fence{Task: "wf", Version: 1}, b.remote("wf.1", false))
+	if !errors.Is(err, ErrFence) {
+		t.Errorf("%s, %v", rec.State, err)
 	}
 }
 

@@ -110,50 +110,59 @@ func (d table) Wipe(ctx context.Context) error {
 	}
 }
 
-// TestDifferentialOnDynamoDB is TestDifferential over an emulator, with as many
-// requests as a test can wait for.
-func TestDifferentialOnDynamoDB(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts an emulator")
-	}
-	cfg := emulator.Config(t, emulator.DynamoDB(t))
-	client := dynamodb.NewFromConfig(cfg)
-	s := dynamostore.New(client, dynamostore.Config{Table: emulator.Table(t, client)})
-	compare(t, newClient(t, table{s, client}), min(*requests, 2000))
+// newTable makes a table on an emulator.
+func newTable(t *testing.T, endpoint string) table {
+	client := dynamodb.NewFromConfig(emulator.Config(t, endpoint))
+	return table{dynamostore.New(client, dynamostore.Config{Table: emulator.Table(t, client)}), client}
 }
 
 // TestDifferential: the same random requests to the core over a map and to each
 // store behind the handler are answered the same and leave the same.
 func TestDifferential(t *testing.T) {
-	n := *requests
-	if testing.Short() {
-		n = min(n, 1000)
-	}
+	t.Parallel()
 	for name, open := range map[string]func(t *testing.T) debugged{
 		"memory": func(*testing.T) debugged { return store.NewMemory() },
-		"sqlite": func(t *testing.T) debugged {
-			db, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "store.db"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { db.Close() })
-			return sqlitestore.New(db)
-		},
+		"sqlite": func(t *testing.T) debugged { return newFile(t) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			compare(t, newClient(t, open(t)), n)
+			compare(t, newClient(t, open(t)), 0, *requests)
 		})
 	}
 }
 
+// TestDifferentialOnDynamoDB is TestDifferential over an emulator, in two tables
+// at once.
+func TestDifferentialOnDynamoDB(t *testing.T) {
+	t.Parallel()
+	for n := range 2 {
+		t.Run(fmt.Sprint("half ", n+1), func(t *testing.T) {
+			t.Parallel()
+			compare(t, newClient(t, newTable(t, emulator.DynamoDB(t))), n, *requests/2)
+		})
+	}
+}
+
+// newFile makes a store in a file.
+func newFile(t *testing.T) *sqlitestore.Store {
+	db, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "store.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return sqlitestore.New(db)
+}
+
 // compare makes n requests, in rounds that each begin with nothing.
-func compare(t *testing.T, c *client, n int) {
+func compare(t *testing.T, c *client, seed, n int) {
 	const round = 200
+	if testing.Short() || watched {
+		n = min(n, 1000)
+	}
 	seen := map[string]int{}
 	for r := range (n + round - 1) / round {
 		c.post("debug.reset", map[string]any{})
-		g := generator{rand.New(rand.NewPCG(uint64(r), 7)), c.now}
+		g := generator{rand.New(rand.NewPCG(uint64(r), uint64(seed))), c.now}
 		o := &oracle{recs: map[string]promise.Record{}}
 		for i := range round {
 			kind, data := g.next(o)

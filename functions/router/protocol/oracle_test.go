@@ -184,11 +184,11 @@ func (o *oracle) settle(data []byte) promise.Record {
 }
 
 func (o *oracle) callback(awaited, awaiter string) (int, any) {
-	p, ok := o.look(awaited)
-	switch {
-	case awaited == awaiter:
+	if awaited == awaiter {
 		return 400, nil
-	case !ok:
+	}
+	p, ok := o.look(awaited)
+	if !ok {
 		return 404, nil
 	}
 	a, ok := o.look(awaiter)

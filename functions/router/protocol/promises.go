@@ -134,11 +134,13 @@ func (c *call) registerCallback() (reply, error) {
 	case !related(a, p):
 		return reply{}, invalid("awaited and awaiter are of different origins")
 	}
-	if !a.State.Terminal() {
-		p, err = c.engine.Step(c.ctx, p, promise.Await{Awaiter: awaiter})
-		if errors.Is(err, promise.ErrSettled) {
-			err = nil // nothing will come, and the answer says so
-		}
+	if a.State.Terminal() { // since it was looked at, the other one may have ended before that
+		p, err = c.own(awaited)
+		return reply{data: promiseReply{view(p)}}, err
+	}
+	p, err = c.engine.Step(c.ctx, p, promise.Await{Awaiter: awaiter})
+	if errors.Is(err, promise.ErrSettled) {
+		err = nil // nothing will come, and the answer says so
 	}
 	return reply{data: promiseReply{view(p)}}, err
 }

@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -147,6 +148,41 @@ func TestStatuses(t *testing.T) {
 		if status, data := c.post(e.kind, e.data); status != e.status {
 			t.Errorf("%d: %s %v: %d %s, want %d", n, e.kind, e.data, status, data, e.status)
 		}
+	}
+}
+
+// hooked is a store whose reads are preceded by what happens meanwhile.
+type hooked struct {
+	*store.Memory
+	before func(id string)
+}
+
+// Get implements [store.Store].
+func (s *hooked) Get(ctx context.Context, id string) (promise.Record, error) {
+	if s.before != nil {
+		s.before(id)
+	}
+	return s.Memory.Get(ctx, id)
+}
+
+// TestCallbackAfterTheEnds: who registers a callback for what has ended by then
+// is told of the end of what it was to await, too.
+func TestCallbackAfterTheEnds(t *testing.T) {
+	s := &hooked{Memory: store.NewMemory()}
+	c := newClient(t, s)
+	for _, id := range []string{"wf", "wf.1"} {
+		c.post("promise.create", object{"id": id, "timeoutAt": c.now + 60_000, "tags": object{"resonate:target": "poll://any@g"}})
+	}
+	s.before = func(id string) {
+		if id == "wf" { // the other one was looked at
+			s.before = nil
+			for _, id := range []string{"wf.1", "wf"} {
+				c.post("promise.settle", object{"id": id, "state": "resolved"})
+			}
+		}
+	}
+	if status, body := c.post("promise.register_callback", object{"awaited": "wf.1", "awaiter": "wf"}); status != 200 || !strings.Contains(string(body), `"state":"resolved"`) {
+		t.Errorf("%d %s", status, body)
 	}
 }
 
