@@ -62,6 +62,7 @@ var rules = map[string]rule{
 	"internal/sqlite":            {others: []string{"modernc.org/sqlite", "golang.org/x/sys"}},
 	"internal/store/sqlitestore": {ours: []string{"internal/sqlite", "internal/promise", "internal/store"}},
 	"internal/queue/sqlitequeue": {ours: []string{"internal/sqlite", "internal/promise", "internal/queue"}},
+	"internal/blob/sqliteblob":   {ours: []string{"internal/sqlite", "internal/promise", "internal/blob"}},
 	"internal/blob/fileblob":     {ours: []string{"internal/promise", "internal/blob"}, others: []string{"golang.org/x/sys"}},
 
 	"internal/emulator": {others: []string{awsSDK}}, // tests only
@@ -94,7 +95,7 @@ var rules = map[string]rule{
 	"internal/local": {
 		ours: append([]string{
 			"internal/lock", "internal/spool",
-			"internal/sqlite", "internal/store/sqlitestore", "internal/queue/sqlitequeue", "internal/blob/fileblob",
+			"internal/sqlite", "internal/store/sqlitestore", "internal/queue/sqlitequeue", "internal/blob/sqliteblob", "internal/blob/fileblob",
 			"functions/router/dispatch", "functions/router/protocol", "functions/status/read", "internal/delivery",
 		}, edge...),
 		others: []string{"golang.org/x/sys"},

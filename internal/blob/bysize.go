@@ -14,10 +14,14 @@ import (
 // MaxSmall is how large a small blob is at the most, in bytes.
 const MaxSmall = 8 << 10
 
-// BySize keeps what a promise left in Small if it is at most [MaxSmall] bytes,
-// and everything else in Large: content found by its hash too, whatever its
-// size, for clients upload it by themselves.
-type BySize struct{ Small, Large Blobs }
+// BySize keeps what is at most [MaxSmall] bytes in Small, and everything else
+// in Large.
+type BySize struct {
+	Small, Large Blobs
+	// Uploads: clients upload what is found by its hash by themselves, so that
+	// it is in Large whatever its size.
+	Uploads bool
+}
 
 var _ Blobs = BySize{}
 
@@ -78,7 +82,7 @@ func (b BySize) Collect(ctx context.Context, before promise.Time) (int, error) {
 
 // of returns where a blob of that size is kept.
 func (b BySize) of(key string, size int64) Blobs {
-	if size > MaxSmall || isContent(key) {
+	if size > MaxSmall || b.Uploads && isContent(key) {
 		return b.Large
 	}
 	return b.Small
@@ -87,7 +91,7 @@ func (b BySize) of(key string, size int64) Blobs {
 // find calls f where the blob of that key may be, until it is there. The bytes
 // of a key never change, so it is in one place for ever.
 func (b BySize) find(key string, f func(in Blobs) error) error {
-	if !isContent(key) {
+	if !b.Uploads || !isContent(key) {
 		if err := f(b.Small); !errors.Is(err, ErrNotFound) {
 			return err
 		}

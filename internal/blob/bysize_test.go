@@ -3,6 +3,7 @@ package blob_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -14,35 +15,42 @@ import (
 )
 
 func TestBySize(t *testing.T) {
-	blobtest.Run(t, func(*testing.T) blob.Blobs {
-		return blob.BySize{Small: blob.NewMemory(), Large: blob.NewMemory()}
-	})
+	for _, uploads := range []bool{false, true} {
+		t.Run(fmt.Sprintf("uploads=%t", uploads), func(t *testing.T) {
+			blobtest.Run(t, func(*testing.T) blob.Blobs {
+				return blob.BySize{Small: blob.NewMemory(), Large: blob.NewMemory(), Uploads: uploads}
+			})
+		})
+	}
 }
 
-func TestBySizeKeepsContentAndWhatIsLargeApart(t *testing.T) {
+func TestBySizeKeepsUploadsAndWhatIsLargeApart(t *testing.T) {
 	content := blob.ContentKey(promise.Hash{1})
 	for _, c := range []struct {
 		key   string
 		size  int
 		small bool
+		here  bool // and where nobody uploads
 	}{
-		{blob.ResultKey("p", 1), 0, true},
-		{blob.LogKey("p", 1, "stdout", 0), blob.MaxSmall, true},
-		{blob.LogKey("p", 1, "stdout", 0), blob.MaxSmall + 1, false},
-		{blob.AttemptKey("p", 1), 100, true},
-		{content, 1, false},
-		{content, blob.MaxSmall + 1, false},
+		{blob.ResultKey("p", 1), 0, true, true},
+		{blob.LogKey("p", 1, "stdout", 0), blob.MaxSmall, true, true},
+		{blob.LogKey("p", 1, "stdout", 0), blob.MaxSmall + 1, false, false},
+		{blob.AttemptKey("p", 1), 100, true, true},
+		{content, 1, false, true},
+		{content, blob.MaxSmall + 1, false, false},
 	} {
-		small, large := blob.NewMemory(), blob.NewMemory()
-		b := blob.BySize{Small: small, Large: large}
-		body := strings.Repeat("x", c.size)
-		if err := b.Put(t.Context(), c.key, strings.NewReader(body), int64(c.size), promise.Hash{}); err != nil {
-			t.Fatal(err)
-		}
-		_, err := small.Stat(t.Context(), c.key)
-		_, err2 := large.Stat(t.Context(), c.key)
-		if c.small != (err == nil) || c.small != errors.Is(err2, blob.ErrNotFound) {
-			t.Errorf("%s of %d bytes: small %v, large %v", c.key, c.size, err, err2)
+		for uploads, want := range map[bool]bool{true: c.small, false: c.here} {
+			small, large := blob.NewMemory(), blob.NewMemory()
+			b := blob.BySize{Small: small, Large: large, Uploads: uploads}
+			body := strings.Repeat("x", c.size)
+			if err := b.Put(t.Context(), c.key, strings.NewReader(body), int64(c.size), promise.Hash{}); err != nil {
+				t.Fatal(err)
+			}
+			_, err := small.Stat(t.Context(), c.key)
+			_, err2 := large.Stat(t.Context(), c.key)
+			if want != (err == nil) || want != errors.Is(err2, blob.ErrNotFound) {
+				t.Errorf("%s of %d bytes, uploads %t: small %v, large %v", c.key, c.size, uploads, err, err2)
+			}
 		}
 	}
 }
@@ -72,7 +80,7 @@ func (addressed) Sign(ctx context.Context, method string, info blob.Info) (*http
 }
 
 func TestBySizeSignsWhatIsLarge(t *testing.T) {
-	b := blob.BySize{Small: blob.NewMemory(), Large: addressed{blob.NewMemory()}}
+	b := blob.BySize{Small: blob.NewMemory(), Large: addressed{blob.NewMemory()}, Uploads: true}
 	for _, c := range []struct {
 		info blob.Info
 		want error

@@ -48,12 +48,19 @@ func NewCache(inner Blobs, limit int) *Cache {
 
 // Put is that of [Blobs].
 func (c *Cache) Put(ctx context.Context, key string, src io.Reader, size int64, sum promise.Hash) error {
+	var body bytes.Buffer
+	if size <= cacheContent && isContent(key) {
+		src = io.TeeReader(src, &body)
+	}
 	if err := c.Blobs.Put(ctx, key, src, size, sum); err != nil {
 		return err
 	}
 	now := time.Now()
 	c.learn(key, func(e *cached) {
 		e.info, e.at = Info{Key: key, Size: size, SHA256: sum, Written: promise.TimeOf(now)}, now
+		if int64(body.Len()) == size && size > 0 { // it was read, and to its end
+			e.body = body.Bytes()
+		}
 	})
 	return nil
 }

@@ -99,7 +99,7 @@ func Open(ctx context.Context, cfg Config) (*Cloud, error) {
 	c.Store = dynamostore.New(table, dynamostore.Config{Table: c.Table, Retention: Retention})
 	c.Queue = sqsqueue.New(sqs.NewFromConfig(cfg.AWS), c.Stage)
 	c.Blobs = blob.NewCache(blob.BySize{
-		Small: dynamoblob.New(table, c.Table, blobRetention), Large: s3blob.New(c.s3, c.Bucket),
+		Small: dynamoblob.New(table, c.Table, blobRetention), Large: s3blob.New(c.s3, c.Bucket), Uploads: true,
 	}, blobCache)
 	c.Engine = &engine.Engine{Store: c.Store, Queue: c.Queue, Blobs: c.Blobs, Log: cfg.Log, Alarm: MinLease}
 	return c, nil

@@ -19,6 +19,7 @@ import (
 	"modulate/internal/api"
 	"modulate/internal/blob"
 	"modulate/internal/promise"
+	"modulate/internal/sqlite"
 	"modulate/internal/store"
 )
 
@@ -215,6 +216,13 @@ func (a *archive) tomorrow(d time.Duration) {
 		if err == nil && time.Since(fi.ModTime()) < time.Hour {
 			err = os.Chtimes(path, a.today.Std(), a.today.Std())
 		}
+		return err
+	})
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	err = a.db.Write(a.t.Context(), func(tx *sqlite.Tx) error {
+		_, err := tx.Exec("UPDATE blob SET written_at = ? WHERE written_at > ?", int64(a.today), int64(promise.TimeOf(time.Now().Add(-time.Hour))))
 		return err
 	})
 	if err != nil {

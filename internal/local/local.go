@@ -2,8 +2,8 @@
 // `modulate dev`, `workerd --dir` and the CLI without a server stand on. Any
 // number of processes may have one directory open.
 //
-//	store.db    promises, queue and roster (package sqlite)
-//	blobs/      scripts, inputs, outputs (package fileblob)
+//	store.db    promises, queue, roster and small blobs (package sqlite)
+//	blobs/      scripts, inputs, outputs that are larger (package fileblob)
 //	spool/      outcomes that workers could not settle yet (package spool)
 //	dev.lock    held by the dev that serves the directory; says where
 //	held        which tasks the workers of other programs hold (package delivery)
@@ -25,6 +25,7 @@ import (
 	"modulate/internal/api"
 	"modulate/internal/blob"
 	"modulate/internal/blob/fileblob"
+	"modulate/internal/blob/sqliteblob"
 	"modulate/internal/delivery"
 	"modulate/internal/engine"
 	"modulate/internal/queue"
@@ -79,11 +80,11 @@ func Open(ctx context.Context, cfg Config) (*Local, error) {
 	if err != nil {
 		return nil, err
 	}
-	blobs := blob.NewCache(files, blobCache)
 	db, err := sqlite.Open(ctx, filepath.Join(cfg.Dir, "store.db"))
 	if err != nil {
 		return nil, err
 	}
+	blobs := blob.NewCache(blob.BySize{Small: sqliteblob.New(db), Large: files}, blobCache)
 	l := &Local{
 		Store: sqlitestore.New(db), Queue: sqlitequeue.New(db), Blobs: blobs,
 		dir: cfg.Dir, log: cfg.Log, db: db,

@@ -6,12 +6,12 @@ import (
 	"fmt"
 )
 
-// version is the schema's. Raise it with a step in migrate that turns the
-// version before into it.
-const version = 1
+// version is the schema's: that many steps make it.
+var version = int64(len(steps))
 
-// schema makes version 1 in an empty file.
-var schema = []string{
+// steps make each version of what the one before has made, the first in an
+// empty file. What stands here is never changed, only followed by another.
+var steps = [][]string{{
 	`CREATE TABLE promise (
 		id         TEXT PRIMARY KEY,
 		rev        INTEGER NOT NULL,
@@ -49,8 +49,14 @@ var schema = []string{
 		buried_at INTEGER NOT NULL,
 		body      BLOB NOT NULL
 	) STRICT`,
-	`PRAGMA user_version = 1`,
-}
+}, {
+	`CREATE TABLE blob (
+		key        TEXT PRIMARY KEY,
+		size       INTEGER NOT NULL,
+		written_at INTEGER NOT NULL,
+		content    BLOB NOT NULL
+	) STRICT, WITHOUT ROWID`,
+}}
 
 // migrate brings the file to this program's schema, or refuses it.
 func migrate(ctx context.Context, c *Conn) (err error) {
@@ -83,15 +89,18 @@ func migrate(ctx context.Context, c *Conn) (err error) {
 	if err != nil {
 		return err
 	}
-	if tables > 0 {
+	if (tables > 0) != (found > 0) {
 		return fmt.Errorf("%w: it holds the tables of another program", ErrForeign)
 	}
-	for _, stmt := range schema {
-		if _, err := c.Exec(stmt); err != nil {
-			return err
+	for _, step := range steps[found:] {
+		for _, stmt := range step {
+			if _, err := c.Exec(stmt); err != nil {
+				return err
+			}
 		}
 	}
-	return nil
+	_, err = c.Exec(fmt.Sprintf("PRAGMA user_version = %d", version))
+	return err
 }
 
 // number returns the one integer that a query yields.

@@ -1,6 +1,6 @@
 // Package sqlite owns the one file in which an embedded deployment keeps its
-// promises, its queue and its roster. Packages sqlitestore and sqlitequeue are
-// the ports over it; nobody else opens it.
+// promises, its queue, its roster and its small blobs. Packages sqlitestore,
+// sqlitequeue and sqliteblob are the ports over it; nobody else opens it.
 //
 // # Schema
 //
@@ -8,6 +8,7 @@
 //	         what finds and guards it (see package store). Written by sqlitestore
 //	worker   who announced itself; machine: every machine that ever was. sqlitestore
 //	message  one row a message that is not deleted; dead: those buried. sqlitequeue
+//	blob     one row a small blob: its content, and when it was put or touched. sqliteblob
 //
 // PRAGMA user_version is the schema's version. Beside FILE stand SQLite's own
 // FILE-wal and FILE-shm, and FILE-turn (see the type turn).

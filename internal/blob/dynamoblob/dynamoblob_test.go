@@ -69,7 +69,7 @@ func TestBlobsBySize(t *testing.T) {
 		if _, err := objects.CreateBucket(t.Context(), &s3.CreateBucketInput{Bucket: &name}); err != nil {
 			t.Fatal(err)
 		}
-		return blob.BySize{Small: dynamoblob.New(items, name, retention), Large: s3blob.New(objects, name)}
+		return blob.BySize{Small: dynamoblob.New(items, name, retention), Large: s3blob.New(objects, name), Uploads: true}
 	})
 }
 
