@@ -69,6 +69,7 @@ func unsealed(b []byte) []byte {
 // A Folder is the folder of a keeper, as its worker sees it.
 type Folder struct {
 	Dir      string
+	Door     io.Closer // whatever its worker has open as long as the folder; nil: nothing
 	manifest *os.File
 	streams  [2]*os.File
 }
@@ -133,6 +134,9 @@ func (f *Folder) Close() {
 		if file != nil {
 			file.Close()
 		}
+	}
+	if f.Door != nil {
+		f.Door.Close()
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 //	work/    the working directory, HOME and TMPDIR: at first the script and its inputs
 //	output/  MODULATE_OUTPUT
 //	socket   MODULATE_SOCKET, where there is one
+//	script   between two jobs, the file that the last one's script was in
 type jobDir string
 
 // socketRoom is what the path of a job's socket adds to the directory in which
@@ -67,11 +68,19 @@ const socketName = "socket"
 
 func (d jobDir) socket() string { return string(d) + "/" + socketName }
 
+// scriptName is the name of a file that waits for the next script.
+const scriptName = "script"
+
+func (d jobDir) waiting() string { return string(d) + "/" + scriptName }
+
 // lay puts the script and its inputs into the working directory.
 func (d jobDir) lay(ctx context.Context, job Job) error {
-	return layOut(ctx, job, func(name string, mode fs.FileMode) (*os.File, error) {
-		return os.OpenFile(filepath.Join(d.work(), name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-	})
+	return layOut(ctx, job, d.create)
+}
+
+// create makes a file in the working directory.
+func (d jobDir) create(name string, mode fs.FileMode) (*os.File, error) {
+	return os.OpenFile(filepath.Join(d.work(), name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 }
 
 // A creator makes a new file in the working directory.

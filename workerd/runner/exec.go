@@ -51,7 +51,7 @@ func (e Exec) Run(ctx context.Context, job Job) (res Result) {
 		}
 		return failed(err)
 	}
-	res = e.execute(ctx, job, dir)
+	res = e.execute(ctx, job, dir.jobDir)
 	if job.Collect != nil && res.End != Killed && res.End != Failed && !errors.Is(res.Err, ErrNotExecutable) {
 		res.Err = errors.Join(res.Err, dir.collect(ctx, job.Collect))
 	}

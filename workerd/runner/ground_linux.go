@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,9 +26,10 @@ type ground interface {
 	plan(job Job) (command, error)
 	// collect lets f read what was left in the output directory.
 	collect(ctx context.Context, f func(context.Context, *os.Root) error) error
-	// socket is the path at which the script's socket is made, and the one at
-	// which the script finds it.
-	socket() (ours, theirs string)
+	// socketAt is the path at which the script finds its socket.
+	socketAt() string
+	// listen returns that socket's listener.
+	listen() (net.Listener, error)
 	// name is what an adopter finds it by.
 	name() string
 	// give gives it up, with all that is in it.
@@ -35,19 +38,69 @@ type ground interface {
 
 // A hostGround is a directory of the host: there is no sandbox.
 type hostGround struct {
-	jobDir
-	k *Kept
+	spare
+	k    *Kept
+	file string // the script's name, where its file may be used again
 }
 
-func (g hostGround) plan(job Job) (command, error) { return plan(job, g.jobDir, g.k.cfg.Path) }
-func (g hostGround) socket() (ours, theirs string) { return g.jobDir.socket(), g.jobDir.socket() }
-func (g hostGround) name() string                  { return string(g.jobDir) }
+func (g *hostGround) plan(job Job) (command, error) { return plan(job, g.jobDir, g.k.cfg.Path) }
+func (g *hostGround) socketAt() string              { return g.socket() }
+func (g *hostGround) name() string                  { return string(g.jobDir) }
 
-func (g hostGround) give() error {
-	if err := g.k.spares.give(g.jobDir); err != nil {
+// lay uses the file of the last script for this one: making and removing files
+// is slow (see [Spares]).
+func (g *hostGround) lay(ctx context.Context, job Job) error {
+	if len(job.Command) > 0 {
+		g.file = job.Name
+	}
+	return layOut(ctx, job, func(name string, mode fs.FileMode) (*os.File, error) {
+		if name == g.file && g.script {
+			g.script = false
+			path := filepath.Join(g.work(), name)
+			if os.Rename(g.waiting(), path) == nil {
+				return os.OpenFile(path, os.O_WRONLY|os.O_TRUNC|unix.O_NOFOLLOW, 0)
+			}
+		}
+		return g.create(name, mode)
+	})
+}
+
+func (g *hostGround) listen() (net.Listener, error) { return lendAt(&g.door, g.socket(), false) }
+
+// lendAt lends the door of a path, which it makes where there is none.
+func lendAt(d **door, path string, everyone bool) (_ net.Listener, err error) {
+	if *d == nil {
+		if *d, err = newDoor(path, everyone); err != nil {
+			return nil, err
+		}
+	}
+	return (*d).lend(), nil
+}
+
+func (g *hostGround) give() error {
+	if g.door != nil && !g.door.back() {
+		g.door.Close()
+		g.door = nil
+	}
+	g.script = g.keepScript()
+	if err := g.k.spares.give(g.spare); err != nil {
 		return fmt.Errorf("removing the job's directory: %w", err)
 	}
 	return nil
+}
+
+// maxKeptScript bounds the file that is kept for the next script, in bytes.
+const maxKeptScript = 64 << 10
+
+// keepScript puts the script's file by, if it is still like a new one.
+func (g *hostGround) keepScript() bool {
+	if g.file == "" {
+		return false
+	}
+	path := filepath.Join(g.work(), g.file)
+	var stat unix.Stat_t
+	return unix.Lstat(path, &stat) == nil && stat.Mode == unix.S_IFREG|0o600 && stat.Nlink == 1 &&
+		stat.Uid == uint32(os.Geteuid()) && stat.Size <= maxKeptScript && os.Rename(path, g.waiting()) == nil
 }
 
 // A boxGround is the inside of a sandbox, by the descriptors of its
@@ -115,14 +168,26 @@ func (g boxGround) collect(ctx context.Context, f func(context.Context, *os.Root
 	return collect(ctx, "/proc/self/fd/"+strconv.Itoa(int(g.Output.Fd()))+"/.", f)
 }
 
-func (g boxGround) socket() (ours, theirs string) {
-	return g.client.Sockets() + "/" + socketName, sandbox.SocketDir + "/" + socketName
+func (boxGround) socketAt() string { return sandbox.SocketDir + "/" + socketName }
+
+// listen uses the keeper's door, which its folder closes.
+func (g boxGround) listen() (net.Listener, error) {
+	d, _ := g.client.Door.(*door)
+	l, err := lendAt(&d, g.client.Sockets()+"/"+socketName, true)
+	if err == nil {
+		g.client.Door = d
+	}
+	return l, err
 }
 
 func (boxGround) name() string { return "" }
 
 func (g boxGround) give() error {
 	g.Close()
+	if d, ok := g.client.Door.(*door); ok && !d.back() {
+		d.Close()
+		g.client.Door = nil
+	}
 	return nil
 }
 
@@ -131,7 +196,7 @@ func (g boxGround) give() error {
 func (k *Kept) settle(c *keeper.Client, job Job) (ground, error) {
 	if k.cfg.Box == nil {
 		dir, err := k.spares.take(k.cfg.Dir)
-		return hostGround{dir, k}, err
+		return &hostGround{spare: dir, k: k}, err
 	}
 	ready := c.HasCell()
 	cell, err := c.Cell()
@@ -160,8 +225,7 @@ func (k *Kept) settle(c *keeper.Client, job Job) (ground, error) {
 // withSocket tells a job where its socket is, if it has one.
 func (k *Kept) withSocket(job Job, g ground) Job {
 	if job.Serve != nil {
-		_, theirs := g.socket()
-		job.Env = append(slices.Clone(job.Env), "MODULATE_SOCKET="+theirs)
+		job.Env = append(slices.Clone(job.Env), "MODULATE_SOCKET="+g.socketAt())
 	}
 	return job
 }
@@ -171,8 +235,7 @@ func (p *place) serve(job Job) error {
 	if job.Serve == nil {
 		return nil
 	}
-	ours, _ := p.ground.socket()
-	l, err := listenAt(ours, strings.HasPrefix(ours, p.folder.Dir))
+	l, err := p.ground.listen()
 	if err != nil {
 		return fmt.Errorf("making the script's socket: %w", err)
 	}

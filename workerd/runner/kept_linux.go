@@ -135,16 +135,18 @@ func (p *place) begin(ctx context.Context, job Job) Result {
 	if grace == 0 {
 		grace = DefaultGrace
 	}
-	return p.attend(ctx, job, cmd, func(with keeper.Streams) *keeper.Run {
+	until := job.Lease.end()
+	return p.attend(ctx, job, cmd, until, func(with keeper.Streams) *keeper.Run {
 		return p.client.Begin(keeper.Start{
 			Path: cmd.path, Argv: cmd.argv, Env: cmd.env, Dir: cmd.dir,
-			Timeout: job.Timeout, Grace: grace, Until: job.Lease.end(), Mortal: len(job.Note) == 0,
+			Timeout: job.Timeout, Grace: grace, Until: until, Mortal: len(job.Note) == 0,
 		}, with)
 	})
 }
 
-// attend runs what start starts, and says how it ended.
-func (p *place) attend(ctx context.Context, job Job, cmd command, start func(keeper.Streams) *keeper.Run) Result {
+// attend runs what start starts, whose keeper knows the end of its lease as
+// until, and says how it ended.
+func (p *place) attend(ctx context.Context, job Job, cmd command, until time.Duration, start func(keeper.Streams) *keeper.Run) Result {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	p.run = start(keeper.Streams{
@@ -152,7 +154,7 @@ func (p *place) attend(ctx context.Context, job Job, cmd command, start func(kee
 		Fail: func(err error) { cancel(&inputError{err}) },
 	})
 	if p.client != nil {
-		defer job.Lease.watch(p.run.Until)()
+		defer job.Lease.watch(until, p.run.Until)()
 	}
 	left := p.supervise(ctx, job)
 	exit, delivery, err := p.run.Wait()
@@ -185,7 +187,7 @@ func (p *place) supervise(ctx context.Context, job Job) (left bool) {
 		case <-p.run.Done():
 			return false
 		case <-canceled:
-			p.run.Stop(!errors.Is(context.Cause(ctx), ErrNow))
+			p.run.Stop(!errors.Is(context.Cause(ctx), ErrNow) && !closed(job.Now))
 			canceled = nil
 		case <-now:
 			p.run.Stop(false)
@@ -246,7 +248,7 @@ func (p *place) clear() error {
 	if err := p.client.ClearManifest(); err != nil {
 		return errors.Join(append(errs, err, p.bury())...)
 	}
-	if err := os.Truncate(p.folder.Children(), 0); err != nil {
+	if err := emptyFile(p.folder.Children()); err != nil {
 		return errors.Join(append(errs, err, p.bury())...)
 	}
 	if p.run != nil {
@@ -257,6 +259,14 @@ func (p *place) clear() error {
 	}
 	p.k.pool.put(p.client)
 	return errors.Join(errs...)
+}
+
+// emptyFile empties a file that mostly is.
+func emptyFile(path string) error {
+	if info, err := os.Lstat(path); err != nil || info.Size() == 0 {
+		return err
+	}
+	return os.Truncate(path, 0)
 }
 
 // bury removes the folder of a keeper that is dead or of no use any more.
@@ -339,7 +349,7 @@ func (k *Kept) adopt(dir string) (*orphan, error) {
 	}
 	switch {
 	case len(where) > 0:
-		o.ground = hostGround{jobDir(where), k}
+		o.ground = &hostGround{spare: spare{jobDir: jobDir(where)}, k: k}
 	case o.client != nil && o.hello.Boxed:
 		if cell, err := o.client.Cell(); err == nil {
 			o.ground = boxGround{cell, o.client}
@@ -372,9 +382,9 @@ func (o *orphan) Resume(ctx context.Context, job Job) Result {
 		if err := o.serve(job); err != nil {
 			job.Serve = nil
 		}
-		return o.leave(job, o.attend(ctx, job, command{}, func(with keeper.Streams) *keeper.Run { return o.client.Resume(o.hello, with) }))
+		return o.leave(job, o.attend(ctx, job, command{}, o.hello.Until, func(with keeper.Streams) *keeper.Run { return o.client.Resume(o.hello, with) }))
 	case o.client == nil && over:
-		return o.leave(job, o.attend(ctx, job, command{}, func(with keeper.Streams) *keeper.Run { return o.folder.Replay(e, with) }))
+		return o.leave(job, o.attend(ctx, job, command{}, 0, func(with keeper.Streams) *keeper.Run { return o.folder.Replay(e, with) }))
 	}
 	return o.leave(job, Result{End: Lost, Err: keeper.ErrGone})
 }

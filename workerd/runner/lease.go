@@ -32,15 +32,15 @@ func (l *Lease) end() time.Duration {
 	return l.until
 }
 
-// watch calls moved with the end of the lease, now and whenever it moves,
-// until it is undone.
-func (l *Lease) watch(moved func(time.Duration)) (undo func()) {
+// watch calls moved with the end of the lease whenever it moves, and now if it
+// is not what is known already, until it is undone.
+func (l *Lease) watch(known time.Duration, moved func(time.Duration)) (undo func()) {
 	if l == nil {
 		return func() {}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.moved = moved; l.until > 0 {
+	if l.moved = moved; l.until > 0 && l.until != known {
 		moved(l.until)
 	}
 	return func() {

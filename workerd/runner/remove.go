@@ -16,7 +16,7 @@ import (
 // descriptors however deep the script has nested its directories: whatever
 // directory it meets it moves to the top first.
 func (d jobDir) remove() error {
-	err := d.empty(nil)
+	err := d.empty(nil, nil)
 	if err == nil {
 		err = os.Remove(string(d))
 	}
@@ -26,15 +26,15 @@ func (d jobDir) remove() error {
 	return err
 }
 
-// empty removes what is in the directory, but for the directories in keep,
-// which it empties.
-func (d jobDir) empty(keep []string) error {
+// empty removes what is in the directory, but for those files and for the
+// directories in keep, which it empties.
+func (d jobDir) empty(keep, files []string) error {
 	root, err := openDir(unix.AT_FDCWD, string(d))
 	if err != nil {
 		return fmt.Errorf("opening %s: %w", d, err)
 	}
 	defer unix.Close(root)
-	f := flattener{root: root, keep: keep, buf: make([]byte, 4<<10)}
+	f := flattener{root: root, keep: keep, files: files, buf: make([]byte, 4<<10)}
 	if err := f.each(root, f.remove); err != nil {
 		return fmt.Errorf("emptying %s: %w", d, err)
 	}
@@ -71,6 +71,7 @@ func openDir(at int, name string) (int, error) {
 type flattener struct {
 	root  int      // its descriptor
 	keep  []string // directories in it that are only emptied
+	files []string // files in it that stay
 	name  string   // what the names of moved directories start with
 	moved int
 	buf   []byte
@@ -108,6 +109,9 @@ func (f *flattener) each(dir int, do func(name string) (changed bool, err error)
 // remove removes an entry of the root. The directories that it holds end up in
 // the root.
 func (f *flattener) remove(name string) (changed bool, err error) {
+	if slices.Contains(f.files, name) && !f.holdsDir(name) {
+		return false, nil
+	}
 	keep, moved := slices.Contains(f.keep, name), f.moved
 	if !keep {
 		if err := unix.Unlinkat(f.root, name, 0); !isDir(err) {
@@ -133,6 +137,12 @@ func (f *flattener) remove(name string) (changed bool, err error) {
 		return f.moved > moved, err
 	}
 	return true, unix.Unlinkat(f.root, name, unix.AT_REMOVEDIR)
+}
+
+// holdsDir reports whether that entry of the root is a directory.
+func (f *flattener) holdsDir(name string) bool {
+	var stat unix.Stat_t
+	return unix.Fstatat(f.root, name, &stat, unix.AT_SYMLINK_NOFOLLOW) == nil && stat.Mode&unix.S_IFMT == unix.S_IFDIR
 }
 
 // lift removes a directory or, where it is not empty, moves it to the root.

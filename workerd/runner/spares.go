@@ -18,9 +18,18 @@ import (
 // leaves empty directories behind.
 type Spares struct {
 	mu     sync.Mutex
-	dirs   []jobDir
+	dirs   []spare
 	closed bool
 }
+
+// A spare is a directory for a job.
+type spare struct {
+	jobDir
+	door   *door // its socket; nil: there is none
+	script bool  // there is a file for the script
+}
+
+func (d spare) remove() error { return errors.Join(d.door.Close(), d.jobDir.remove()) }
 
 const (
 	maxSpares   = 64
@@ -42,50 +51,65 @@ func (s *Spares) Close() error {
 
 // take returns an empty directory in parent, which no job had by that name.
 // A nil s makes a new one each time.
-func (s *Spares) take(parent string) (jobDir, error) {
+func (s *Spares) take(parent string) (spare, error) {
 	parent, err := tempDir(parent)
 	if err != nil {
-		return "", fmt.Errorf("making the job's directory: %w", err)
+		return spare{}, fmt.Errorf("making the job's directory: %w", err)
 	}
-	for old := s.pop(parent); old != ""; old = s.pop(parent) {
-		d := nameJobDir(parent)
-		if err := os.Rename(string(old), string(d)); err == nil && d.whole() {
+	for old := s.pop(parent); old.jobDir != ""; old = s.pop(parent) {
+		d := old
+		d.jobDir = nameJobDir(parent)
+		if err := os.Rename(string(old.jobDir), string(d.jobDir)); err == nil && d.whole() {
 			return d, nil
 		}
 		// Somebody cleans up here. What is left goes too.
-		if err := errors.Join(old.remove(), d.remove()); err != nil {
-			return "", err
+		if err := errors.Join(old.jobDir.remove(), d.remove()); err != nil {
+			return spare{}, err
 		}
 	}
-	return newJobDir(parent)
+	d, err := newJobDir(parent)
+	return spare{jobDir: d}, err
 }
 
-// pop returns a spare directory in parent, or "".
-func (s *Spares) pop(parent string) jobDir {
+// pop returns a spare directory in parent, or none.
+func (s *Spares) pop(parent string) spare {
 	if s == nil {
-		return ""
+		return spare{}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := len(s.dirs) - 1; i >= 0; i-- {
-		if d := s.dirs[i]; filepath.Dir(string(d)) == parent {
+		if d := s.dirs[i]; filepath.Dir(string(d.jobDir)) == parent {
 			s.dirs = append(s.dirs[:i], s.dirs[i+1:]...)
 			return d
 		}
 	}
-	return ""
+	return spare{}
 }
 
 // give empties the directory of a job that has ended and keeps it, or removes
 // it.
-func (s *Spares) give(d jobDir) error {
-	if s == nil || d.empty([]string{"work", "output"}) != nil || !d.whole() || !s.push(d) {
+func (s *Spares) give(d spare) error {
+	if s == nil || d.empty() != nil || !d.whole() || !s.push(d) {
 		return d.remove()
 	}
 	return nil
 }
 
-func (s *Spares) push(d jobDir) bool {
+// empty leaves the directory, its socket, and the file that the next script is
+// written to.
+func (d spare) empty() error {
+	var files []string
+	if d.script {
+		files = append(files, scriptName)
+	}
+	if d.door != nil {
+		files = append(files, socketName)
+	}
+	return d.jobDir.empty([]string{"work", "output"}, files)
+}
+
+func (s *Spares) push(d spare) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed || len(s.dirs) == maxSpares {
@@ -96,12 +120,12 @@ func (s *Spares) push(d jobDir) bool {
 }
 
 // whole reports whether an emptied directory is like a new one.
-func (d jobDir) whole() bool {
-	for _, dir := range []string{string(d), d.work(), d.output()} {
+func (d spare) whole() bool {
+	for _, dir := range []string{string(d.jobDir), d.work(), d.output()} {
 		info, err := os.Lstat(dir)
 		if err != nil || info.Mode() != fs.ModeDir|0o700 || info.Size() > maxDirBytes {
 			return false
 		}
 	}
-	return true
+	return d.door == nil || d.door.at(d.socket())
 }

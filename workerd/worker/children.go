@@ -24,7 +24,8 @@ type children struct {
 	mu                 sync.Mutex
 	attached, detached int
 	byKey              map[string]string // a client's key to the id that its request was given
-	file               *os.File          // nil: nobody can adopt the job
+	path               string            // of the file; "": nobody can adopt the job
+	file               *os.File          // nil: it is not open, for there was no child
 	broken             error             // the file is not as it should be: nothing is numbered
 }
 
@@ -40,13 +41,15 @@ type number struct {
 func (c *children) open(path string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if path == "" {
+	c.path = path
+	if info, err := os.Lstat(path); path == "" || err == nil && info.Size() == 0 {
 		return nil
 	}
-	if c.file, c.broken = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600); c.broken != nil {
-		return c.broken
+	body, err := c.readAll()
+	if err != nil {
+		c.broken = err
+		return err
 	}
-	body, err := io.ReadAll(c.file)
 	whole := bytes.LastIndexByte(body, '\n') + 1
 	for line := range bytes.Lines(body[:whole]) {
 		var n number
@@ -57,6 +60,14 @@ func (c *children) open(path string) error {
 	_, seek := c.file.Seek(int64(whole), io.SeekStart)
 	c.broken = errors.Join(err, seek, c.file.Truncate(int64(whole)))
 	return c.broken
+}
+
+// readAll opens the file, which is made if it is not there, and reads it.
+func (c *children) readAll() (body []byte, err error) {
+	if c.file, err = os.OpenFile(c.path, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		return nil, err
+	}
+	return io.ReadAll(c.file)
 }
 
 // close closes the file.
@@ -70,10 +81,13 @@ func (c *children) close() {
 
 // keep writes n down. It stands on the disk before keep returns.
 func (c *children) keep(n number) error {
-	if c.file == nil || c.broken != nil {
+	if c.path == "" || c.broken != nil {
 		return c.broken
 	}
 	line, err := json.Marshal(n)
+	if err == nil && c.file == nil {
+		_, err = c.readAll() // nothing: it was empty
+	}
 	if err == nil {
 		_, err = c.file.Write(append(line, '\n'))
 	}
