@@ -14,7 +14,8 @@ import (
 )
 
 // lookAround is how often orphans that have ended are reaped while a script
-// runs.
+// runs, and how often a keeper that waits for an adopter sees whether one could
+// still come.
 const lookAround = time.Second
 
 // A job is one script, from its start to its worker's word that it is done.

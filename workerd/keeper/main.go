@@ -144,9 +144,16 @@ func (k *keeper) needed() bool {
 	case j == nil:
 		return false
 	case j.over:
-		return !j.Mortal && boottime() < j.Until+linger
+		return !j.Mortal && boottime() < j.Until+linger && k.findable()
 	}
 	return true
+}
+
+// findable reports whether an adopter could still come: the folder has not been
+// removed.
+func (k *keeper) findable() bool {
+	var stat unix.Stat_t
+	return unix.Fstat(k.folder, &stat) != nil || stat.Nlink > 0
 }
 
 // arm sets the timer to what comes next.
@@ -154,6 +161,9 @@ func (k *keeper) arm() {
 	var next time.Duration
 	if k.job != nil {
 		next = k.job.next()
+	}
+	if k.job != nil && k.job.over && k.conn < 0 {
+		next = min(next, boottime()+lookAround) // whether the folder is still there
 	}
 	if k.tidy != 0 && (next == 0 || k.tidy < next) {
 		next = k.tidy

@@ -207,6 +207,33 @@ func TestAdoptWhatIsOver(t *testing.T) {
 	next.end(t)
 }
 
+// A keeper whose folder is removed waits for no adopter: it ends when its script
+// has, whichever comes first.
+func TestAKeeperWithoutAFolder(t *testing.T) {
+	for name, over := range map[string]bool{"before the end": false, "after the end": true} {
+		t.Run(name, func(t *testing.T) {
+			d := newDaemon(t, nil)
+			var lease runner.Lease
+			lease.Extend(runner.Boottime() + time.Hour)
+			path, open := gate(t)
+			pid := d.leave(t, `me; read -r a <`+path, func(j *runner.Job) { j.Lease = &lease })
+			script, kept := held(t, pid), held(t, strconv.Itoa(parent(t, pid)))
+			if over {
+				open()
+				awaitEnd(t, script, 10*time.Second)
+				awaitExit(t, d.spool)
+			}
+			if err := os.RemoveAll(d.spool); err != nil {
+				t.Fatal(err)
+			}
+			if !over {
+				open()
+			}
+			awaitEnd(t, kept, time.Minute)
+		})
+	}
+}
+
 // A keeper that is killed takes its script along; what it had written down is
 // enough where it had come to that.
 func TestKeeperKilled(t *testing.T) {
