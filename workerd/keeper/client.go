@@ -97,10 +97,15 @@ func (c *Client) newReady(body []byte) bool {
 	if cell.unpack(body) != nil {
 		return false
 	}
-	if cell.Error == "" {
-		if len(c.files) < 2 {
-			return false
+	switch {
+	case cell.Error != "":
+	case len(c.files) < 2: // what there was no room for is dropped (recvmsg(2), MSG_CTRUNC)
+		cell.Error = "its directories did not come: this process has too many files open"
+		for _, f := range c.files {
+			f.Close()
 		}
+		c.files = nil
+	default:
 		cell.Work, cell.Output = c.files[0], c.files[1]
 		c.files = c.files[2:]
 	}
@@ -169,7 +174,7 @@ func (c *Client) pass(kind byte, body []byte) bool {
 }
 
 // Adopt connects to the keeper of a folder that another process has started,
-// and says how far its job is. ErrGone: it is dead; the folder stays open.
+// and says how far its job is. ErrGone: it is dead. The folder stays open.
 func Adopt(f *Folder) (*Client, Hello, error) {
 	var conn *net.UnixConn
 	err := byShortPath(f.Dir, func(short string) (err error) {
@@ -200,7 +205,7 @@ func (c *Client) await() (Hello, error) {
 	case <-c.gone:
 		return Hello{}, ErrGone
 	case <-timer.C:
-		return Hello{}, fmt.Errorf("%w: it does not answer", ErrGone)
+		return Hello{}, errors.New("the script's keeper does not answer")
 	}
 }
 

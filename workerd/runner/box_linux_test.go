@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"modulate/workerd/runner"
 	"modulate/workerd/sandbox"
 )
@@ -145,14 +147,14 @@ func TestBoxEnds(t *testing.T) {
 	d.end(t)
 }
 
-// A script in a sandbox goes on without its daemon; what it left is collected
-// by the next.
-func TestBoxIsAdopted(t *testing.T) {
-	d := boxed(t, nil, ample)
+// leaveBoxed runs a script in a sandbox, which waits for the end of its stdin,
+// and leaves it.
+func (d *daemon) leaveBoxed(t *testing.T) {
+	t.Helper()
 	left := make(chan struct{})
 	stdin, w := io.Pipe() // says nothing
 	defer w.Close()
-	r := ran{Result: d.Run(t.Context(), job(python, `
+	r := d.Run(t.Context(), job(python, `
 import os, sys, time
 print('first', flush=True)
 sys.stdin.read()
@@ -161,40 +163,116 @@ open(os.environ['MODULATE_OUTPUT'] + '/result.json', 'w').write('{}')
 sys.exit(3)`, func(j *runner.Job) {
 		j.Note, j.Leave, j.Stdin = []byte("note"), left, stdin
 		j.Stdout = writerFunc(func(p []byte) (int, error) { close(left); return len(p), nil })
-	}))}
+	}))
 	if r.End != runner.Left {
-		t.Fatalf("%+v", r.Result)
+		t.Fatalf("%+v", r)
 	}
 	if err := d.Close(); err != nil {
 		t.Error(err)
 	}
-	next := boxed(t, d, ample)
-	orphans, err := next.Adopt()
+}
+
+// adoptBoxed adopts what leaveBoxed has left, and waits for its end.
+func (d *daemon) adoptBoxed(t *testing.T, about func(adopt func())) (r ran, collected string) {
+	t.Helper()
+	var orphans []runner.Orphan
+	var err error
+	about(func() { orphans, err = d.Adopt() })
 	if err != nil || len(orphans) != 1 {
 		t.Fatalf("%d adopted: %v", len(orphans), err)
 	}
 	var out bytes.Buffer
-	collected := ""
-	r = ran{Result: orphans[0].Resume(t.Context(), runner.Job{
+	r.Result = orphans[0].Resume(t.Context(), runner.Job{
 		Stdout: &out, Stdin: strings.NewReader(""),
 		Collect: func(_ context.Context, root *os.Root) error {
 			body, err := root.ReadFile("result.json")
 			collected = string(body)
 			return err
 		},
-	})}
-	if r.End != runner.Exited || r.Code != 3 || out.String() != "first\nlast\n" || collected != "{}" {
-		t.Errorf("%+v, stdout %q, collected %q", r.Result, out.String(), collected)
+	})
+	r.out = out.String()
+	return r, collected
+}
+
+// endAdopter ends a daemon that has adopted. The keeper that was left is this
+// process's child all the same; it ends as nobody is connected.
+func (d *daemon) endAdopter(t *testing.T) {
+	t.Helper()
+	d.end(t)
+	for {
+		if _, err := syscall.Wait4(-1, nil, 0, nil); err != syscall.EINTR && err != nil {
+			return
+		}
+	}
+}
+
+// A script in a sandbox goes on without its daemon; what it left is collected
+// by the next.
+func TestBoxIsAdopted(t *testing.T) {
+	d := boxed(t, nil, ample)
+	d.leaveBoxed(t)
+	next := boxed(t, d, ample)
+	r, collected := next.adoptBoxed(t, func(adopt func()) { adopt() })
+	if r.End != runner.Exited || r.Code != 3 || r.out != "first\nlast\n" || collected != "{}" {
+		t.Errorf("%+v, stdout %q, collected %q", r.Result, r.out, collected)
 	}
 	forget(t, r)
 	if p := next.Pool(); p.Keepers != 1 {
 		t.Errorf("%d keepers, want that of the new daemon alone: the other has the sandboxes of the old one's configuration", p.Keepers)
 	}
 	good(t, next.in(t, job(python, "pass")))
-	next.end(t)
-	for { // the keeper that was left is this process's child all the same; it ends as nobody is connected
-		if _, err := syscall.Wait4(-1, nil, 0, nil); err != syscall.EINTR && err != nil {
-			return
+	next.endAdopter(t)
+}
+
+// A daemon that has no room for the directories of what it adopts lets the
+// script go on, and says that it could not collect.
+func TestBoxIsAdoptedWithTooManyFilesOpen(t *testing.T) {
+	d := boxed(t, nil, ample)
+	d.leaveBoxed(t)
+	next := boxed(t, d, ample)
+	r, collected := next.adoptBoxed(t, func(adopt func()) {
+		// Adopting takes five: three files of the folder, the folder and the
+		// socket. One is free again when the directories come.
+		defer leaveFree(t, 5)()
+		adopt()
+	})
+	if r.End != runner.Exited || r.Code != 3 || r.out != "first\nlast\n" || collected != "" {
+		t.Errorf("%+v, stdout %q, collected %q", r.Result, r.out, collected)
+	}
+	if r.Err == nil || !strings.Contains(r.Err.Error(), "too many files open") {
+		t.Errorf("it says %v", r.Err)
+	}
+	forget(t, r)
+	next.endAdopter(t)
+}
+
+// leaveFree has this process find no more than n descriptors, until it is
+// undone.
+func leaveFree(t *testing.T, n int) (undo func()) {
+	t.Helper()
+	var before unix.Rlimit
+	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, nil, &before); err != nil {
+		t.Fatal(err)
+	}
+	var taken []int
+	last := -1
+	for last+2 != len(names(t, "/proc/self/fd")) { // there is a gap below the last; the directory itself is open too
+		fd, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		taken, last = append(taken, fd), fd
+	}
+	less := unix.Rlimit{Cur: uint64(last + 1 + n), Max: before.Max}
+	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, &less, nil); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, &before, nil); err != nil {
+			t.Error(err)
+		}
+		for _, fd := range taken {
+			unix.Close(fd)
 		}
 	}
 }

@@ -165,6 +165,9 @@ func boxEnv() []string {
 }
 
 func (g boxGround) collect(ctx context.Context, f func(context.Context, *os.Root) error) error {
+	if g.Output == nil {
+		return fmt.Errorf("what the script left is out of reach: %s", g.Error)
+	}
 	return collect(ctx, "/proc/self/fd/"+strconv.Itoa(int(g.Output.Fd()))+"/.", f)
 }
 

@@ -351,9 +351,11 @@ func (k *Kept) adopt(dir string) (*orphan, error) {
 	case len(where) > 0:
 		o.ground = &hostGround{spare: spare{jobDir: jobDir(where)}, k: k}
 	case o.client != nil && o.hello.Boxed:
-		if cell, err := o.client.Cell(); err == nil {
-			o.ground = boxGround{cell, o.client}
+		cell, err := o.client.Cell()
+		if err != nil { // its script runs all the same
+			cell = &keeper.Cell{Ready: keeper.Ready{Error: err.Error()}}
 		}
+		o.ground = boxGround{cell, o.client}
 	}
 	return o, nil
 }
