@@ -1,5 +1,6 @@
 // Package resonate_test runs the programs of this folder, written with the
-// Resonate SDKs, against `modulate dev`: real processes, which it kills.
+// Resonate SDKs, against `modulate dev` and a gateway to emulated AWS: real
+// processes, which it kills.
 package resonate_test
 
 import (
@@ -7,6 +8,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -17,6 +20,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"modulate/internal/emulator"
+	"modulate/internal/lambdatest"
 )
 
 // patience is how long a test waits for what must happen, on a busy machine.
@@ -28,26 +34,61 @@ var sdks = filepath.Join("..", "..", ".sdks")
 // pythons are the versions of the Python SDK.
 var pythons = []string{"0.7.4", "0.8.1"}
 
-// world is a running dev.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	flag.Set("test.parallel", "6") // they wait for leases and sleeps most of the time
+	emulator.Main(m)
+	if dir, err := programs(); err == nil {
+		os.RemoveAll(dir)
+	}
+}
+
+// programs is the folder of our programs, built once.
+var programs = sync.OnceValues(func() (dir string, err error) {
+	if dir, err = os.MkdirTemp("", "resonate-"); err != nil {
+		return "", err
+	}
+	build := exec.Command("go", "build", "-o", dir+string(filepath.Separator), "modulate/cmd/modulate", "modulate/workerd")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", errors.Join(fmt.Errorf("building the programs: %w\n%s", err, out), os.RemoveAll(dir))
+	}
+	_, err = lambdatest.Build(context.Background(), dir, "functions/router", "")
+	return dir, err
+})
+
+// built is the path of one of them.
+func (w *world) built(name ...string) string {
+	w.t.Helper()
+	dir, err := programs()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return filepath.Join(append([]string{dir}, name...)...)
+}
+
+// world is a server, and what programs need to use it.
 type world struct {
 	t      *testing.T
 	url    string
 	python string // the interpreter with the SDK
 	dir    string
+	env    []string
 }
 
 func newWorld(t *testing.T, version string) *world {
 	t.Helper()
-	python := filepath.Join(sdk(t, "python-"+version), "bin", "python")
-	if _, err := os.Stat(python); err != nil {
+	w := &world{t: t, python: filepath.Join(sdk(t, "python-"+version), "bin", "python"), dir: t.TempDir()}
+	if _, err := os.Stat(w.python); err != nil {
 		t.Skip("the SDKs are not installed: run examples/modulate-resonate/install.sh")
 	}
-	w := &world{t: t, python: python, dir: t.TempDir()}
-	modulate := filepath.Join(w.dir, "modulate")
-	if out, err := exec.Command("go", "build", "-o", modulate, "modulate/cmd/modulate").CombinedOutput(); err != nil {
-		t.Fatalf("building modulate: %v\n%s", err, out)
-	}
-	dev := w.start(modulate, "dev", "--listen", "127.0.0.1:0", "--machines", "cpu:1", "--dir", filepath.Join(w.dir, "store"))
+	return w
+}
+
+// newDev is a world with a running dev.
+func newDev(t *testing.T, version string) *world {
+	t.Helper()
+	w := newWorld(t, version)
+	dev := w.start(w.built("modulate"), "dev", "--listen", "127.0.0.1:0", "--machines", "cpu:1", "--dir", filepath.Join(w.dir, "store"))
 	line := dev.wait("listening on ")
 	w.url = strings.Fields(strings.SplitAfter(line, "listening on ")[1])[0]
 	w.url = strings.TrimSuffix(w.url, ",")
@@ -70,7 +111,7 @@ type process struct {
 func (w *world) start(name string, args ...string) *process {
 	w.t.Helper()
 	p := &process{t: w.t, cmd: exec.Command(name, args...), more: make(chan struct{}, 1), done: make(chan struct{})}
-	p.cmd.Env = append(os.Environ(), "RESONATE_URL="+w.url, "PYTHONUNBUFFERED=1")
+	p.cmd.Env = append(append(os.Environ(), w.env...), "RESONATE_URL="+w.url, "PYTHONUNBUFFERED=1")
 	var reading sync.WaitGroup
 	stdout, stderr := p.listen(&reading, &p.last), p.listen(&reading, new(string))
 	p.cmd.Stdout, p.cmd.Stderr = stdout, stderr
@@ -201,57 +242,58 @@ func each(t *testing.T, test func(w *world)) {
 	if testing.Short() {
 		t.Skip("starts programs of the SDKs")
 	}
+	t.Parallel()
 	for _, version := range pythons {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
-			test(newWorld(t, version))
+			test(newDev(t, version))
 		})
 	}
 }
 
 // TestModes: rpc, detached and direct; and the same id again is the same promise.
-func TestModes(t *testing.T) {
-	each(t, func(w *world) {
-		w.ready("router.py", "--ttl", "3")
-		worker := w.ready("worker.py", "--group", "gpu")
-		hello := w.script("print('hello')")
-		w.check(w.program("modulate.py", "--script", hello, "--wait", "--id", "one").end(), "hello\n")
-		w.check(w.program("modulate.py", "--script", hello, "--wait", "--id", "one").end(), "hello\n")
-		if n := worker.count("started"); n != 1 {
-			w.t.Errorf("the script of one id was started %d times", n)
-		}
-		id := strings.Trim(w.program("modulate.py", "--script", hello).end(), `"`)
-		w.check(w.program("modulate.py", "--get", id).end(), "hello\n")
-		w.check(w.program("modulate.py", "--script", hello, "--direct").end(), "hello\n")
-	})
+func TestModes(t *testing.T) { each(t, (*world).modes) }
+
+func (w *world) modes() {
+	w.ready("router.py", "--ttl", "3")
+	worker := w.ready("worker.py", "--group", "gpu")
+	hello := w.script("print('hello')")
+	w.check(w.program("modulate.py", "--script", hello, "--wait", "--id", "one").end(), "hello\n")
+	w.check(w.program("modulate.py", "--script", hello, "--wait", "--id", "one").end(), "hello\n")
+	if n := worker.count("started"); n != 1 {
+		w.t.Errorf("the script of one id was started %d times", n)
+	}
+	id := strings.Trim(w.program("modulate.py", "--script", hello).end(), `"`)
+	w.check(w.program("modulate.py", "--get", id).end(), "hello\n")
+	w.check(w.program("modulate.py", "--script", hello, "--direct").end(), "hello\n")
 }
 
 // TestKills: the router dies while it waits, then the worker while it runs.
-func TestKills(t *testing.T) {
-	each(t, func(w *world) {
-		router := w.ready("router.py", "--ttl", "3")
-		worker := w.ready("worker.py", "--group", "gpu", "--ttl", "3")
-		slow := w.script("import time; time.sleep(2); print('slow')")
-		client := w.program("modulate.py", "--script", slow, "--wait")
-		worker.wait("started")
-		router.kill()
-		w.ready("router.py", "--ttl", "3")
-		w.check(client.end(), "slow\n")
-		if n := worker.count("started"); n != 1 {
-			w.t.Errorf("the script was started %d times, though only the router died", n)
-		}
+func TestKills(t *testing.T) { each(t, (*world).kills) }
 
-		client = w.program("modulate.py", "--script", slow, "--direct")
-		for worker.count("started") < 2 {
-			<-worker.more
-		}
-		killed := time.Now()
-		worker.kill() // which also waits for its script's end
-		other := w.ready("worker.py", "--group", "gpu", "--ttl", "3")
-		other.wait("started")
-		w.t.Logf("started again %s after the kill, the lease was 3 s", time.Since(killed).Round(time.Millisecond))
-		w.check(client.end(), "slow\n")
-	})
+func (w *world) kills() {
+	router := w.ready("router.py", "--ttl", "3")
+	worker := w.ready("worker.py", "--group", "gpu", "--ttl", "3")
+	slow := w.script("import time; time.sleep(2); print('slow')")
+	client := w.program("modulate.py", "--script", slow, "--wait")
+	worker.wait("started")
+	router.kill()
+	w.ready("router.py", "--ttl", "3")
+	w.check(client.end(), "slow\n")
+	if n := worker.count("started"); n != 1 {
+		w.t.Errorf("the script was started %d times, though only the router died", n)
+	}
+
+	client = w.program("modulate.py", "--script", slow, "--direct")
+	for worker.count("started") < 2 {
+		<-worker.more
+	}
+	killed := time.Now()
+	worker.kill() // which also waits for its script's end
+	other := w.ready("worker.py", "--group", "gpu", "--ttl", "3")
+	other.wait("started")
+	w.t.Logf("started again %s after the kill, the lease was 3 s", time.Since(killed).Round(time.Millisecond))
+	w.check(client.end(), "slow\n")
 }
 
 // TestLeases: several scripts that outlive their lease run at once on one
@@ -288,39 +330,62 @@ func TestLateWorker(t *testing.T) {
 
 // TestFeatures: what workflows do, by each SDK, after its process was killed.
 func TestFeatures(t *testing.T) {
-	each(t, func(w *world) { w.features(w.python, "features.py", "py") })
 	if testing.Short() {
-		return
+		t.Skip("starts programs of the SDKs")
 	}
-	t.Run("typescript", func(t *testing.T) {
-		w := newWorld(t, pythons[0])
-		dir := sdk(t, "typescript")
-		text, err := os.ReadFile("features.mjs")
-		if err != nil {
-			t.Fatal(err)
-		}
-		node := filepath.Join(dir, "node_modules", ".bin", "node")
-		if _, err := os.Stat(node); err != nil {
-			t.Skip("the SDK of TypeScript is not installed: run examples/modulate-resonate/install.sh")
-		}
-		program := filepath.Join(dir, "features.mjs") // beside the modules that it imports
-		if err := os.WriteFile(program, text, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		w.features(node, program, "ts")
-	})
+	t.Parallel()
+	for _, wf := range workflows(t) {
+		t.Run(wf.name, func(t *testing.T) {
+			t.Parallel()
+			newDev(t, wf.python).features(wf)
+		})
+	}
+}
+
+// workflow is the program of an SDK that does what workflows do.
+type workflow struct {
+	name, python string // python is the version of the rest of its world
+	command      func(w *world) []string
+}
+
+// workflows are those of the SDKs that are to be had: no registry has Go's.
+func workflows(t *testing.T) []workflow {
+	python := func(w *world) []string { return []string{w.python, "features.py"} }
+	all := []workflow{{"python 0.7.4", "0.7.4", python}, {"python 0.8.1", "0.8.1", python}, {"typescript", "0.8.1", typescript}}
 	modfile := filepath.Join(sdk(t, "go"), "go.mod")
 	if _, err := os.Stat(modfile); err != nil {
-		return // no registry has it: see install.sh
+		return all
 	}
-	t.Run("go", func(t *testing.T) {
-		w := newWorld(t, pythons[0])
+	return append(all, workflow{"go", "0.8.1", func(w *world) []string {
 		program := filepath.Join(w.dir, "features")
 		if out, err := exec.Command("go", "build", "-C", "go", "-modfile", modfile, "-o", program).CombinedOutput(); err != nil {
-			t.Fatalf("building features: %v\n%s", err, out)
+			w.t.Fatalf("building features: %v\n%s", err, out)
 		}
-		w.features(program, "go")
-	})
+		return []string{program}
+	}})
+}
+
+// typescript puts features.mjs beside the modules that it imports.
+func typescript(w *world) []string {
+	dir := sdk(w.t, "typescript")
+	node := filepath.Join(dir, "node_modules", ".bin", "node")
+	if _, err := os.Stat(node); err != nil {
+		w.t.Skip("the SDK of TypeScript is not installed: run examples/modulate-resonate/install.sh")
+	}
+	text, err := os.ReadFile("features.mjs")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	program, err := os.CreateTemp(dir, "features-*.mjs")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { os.Remove(program.Name()) })
+	_, err = program.Write(text)
+	if err := errors.Join(err, program.Close()); err != nil {
+		w.t.Fatal(err)
+	}
+	return []string{node, program.Name()}
 }
 
 // sdk is the folder of an SDK.
@@ -333,14 +398,15 @@ func sdk(t *testing.T, name string) string {
 	return dir
 }
 
-// features kills a program in its workflow's first step, starts it again,
-// settles the promise that it then waits for, and sees it end.
-func (w *world) features(name string, args ...string) {
+// features kills a workflow in its first step, starts it again, settles the
+// promise that it then waits for, and sees it end.
+func (w *world) features(wf workflow) {
 	w.t.Helper()
-	first := w.start(name, append(args, "--hold")...)
+	command := append(wf.command(w), "features")
+	first := w.start(command[0], append(command[1:], "--hold")...)
 	first.wait("held")
 	first.kill()
-	p := w.start(name, args...)
+	p := w.start(command[0], command[1:]...)
 	promise := strings.Fields(p.wait("promise "))[1]
 	w.post("promise.settle", map[string]any{"id": promise, "state": "resolved", "value": map[string]any{"data": "InllcyI="}}) // "yes"
 	if got := strings.NewReplacer(" ", "", "'", `"`).Replace(p.end()); got != `result[40,"yes"]` {

@@ -71,13 +71,13 @@ func Stage(t testing.TB, cfg aws.Config, machines ...string) (stage, bucket stri
 	return stage, bucket
 }
 
-// Queues makes the queues of machines, and those of their dead letters, in a
-// stage of their own, and returns the stage.
+// Queues makes the queues of machines, those of other programs there, and those
+// of their dead letters, in a stage of their own, and returns the stage.
 func Queues(t testing.TB, client *sqs.Client, machines ...string) (stage string) {
 	t.Helper()
 	stage = name()
 	for _, machine := range machines {
-		for _, prefix := range []string{"modulate-", "modulate-dlq-"} {
+		for _, prefix := range []string{"modulate-", "modulate-sdk-", "modulate-dlq-"} {
 			in := &sqs.CreateQueueInput{QueueName: aws.String(prefix + stage + "-" + machine)}
 			if _, err := client.CreateQueue(t.Context(), in); err != nil {
 				t.Fatal(err)
