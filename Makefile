@@ -62,7 +62,8 @@ fuzz: ## Every fuzz target for FUZZTIME (60s) each
 	done
 
 .PHONY: gates
-gates: emulators ## 200 histories in full length, of DynamoDB and of the protocol: 8 clients, 200 operations each
+gates: emulators ## 20,000 new histories of the core; 200 in full length, of DynamoDB and of the protocol: 8 clients, 200 operations each
+	go test ./internal/promise -count=1 -timeout 1h -rapid.seed=0 -rapid.checks=20000
 	go test ./internal/store/dynamostore ./functions/router/protocol -count=1 -timeout 2h -v -run Linearizable -full
 
 .PHONY: chaos
@@ -75,8 +76,8 @@ keepers: ## The keepers' gates at full size: 100 kills under 200 scripts, 10,000
 	CI=1 go test -count=1 -timeout 60m -v ./workerd/runner -run TestManyScriptsLeaveNothing -full
 
 .PHONY: bench
-bench: ## Medians against a floor measured in the same run
-	go build -o bin/ ./bench ./cmd/modulate-keeper
+bench: build ## Medians against a floor measured in the same run
+	go build -o bin/ ./bench
 	bin/bench
 
 .PHONY: bill

@@ -12,12 +12,13 @@ import (
 	"pgregory.net/rapid"
 )
 
-// The same histories in every run; -rapid.seed=0 draws new ones.
-func init() { flag.Set("rapid.seed", "28") }
-
 // TestMain asks for more histories than rapid does, and for fewer in a short
-// run; -rapid.checks still rules.
+// run, and for the same in every run; -rapid.checks and -rapid.seed still rule
+// (-rapid.seed=0 draws new ones).
 func TestMain(m *testing.M) {
+	if err := flag.Set("rapid.seed", "28"); err != nil {
+		panic(err)
+	}
 	flag.Parse()
 	checks := flag.Lookup("rapid.checks")
 	if checks.Value.String() == checks.DefValue {
