@@ -6,8 +6,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 
+	"modulate/workerd/sandbox"
 	"modulate/workerd/uv"
 )
 
@@ -25,10 +25,13 @@ func (u UV) check() error {
 			return errors.New("uv." + name + " is no absolute path: " + path)
 		}
 	}
-	for _, own := range []string{"/tmp/", "/var/tmp/"} {
-		if strings.HasPrefix(u.Cache, own) {
-			return fmt.Errorf("uv.cache %s lies below %s, of which each sandbox has its own", u.Cache, own)
-		}
+	return shown(u.Cache)
+}
+
+// shown refuses a cache that no sandbox could show.
+func shown(cache string) error {
+	if own := sandbox.Hides(cache); own != "" {
+		return fmt.Errorf("uv.cache %s lies below %s, of which each sandbox has its own", cache, own)
 	}
 	return nil
 }
@@ -49,8 +52,11 @@ func (u UV) dir() (string, error) {
 // environments opens the cache. Where machine.toml says nothing of it and it
 // cannot be had, it is nil. Interpreters are those of python's directory and of
 // the system.
-func (u UV) environments(python string, log *slog.Logger) (cache *uv.Cache, err error) {
+func (u UV) environments(python string, level sandbox.Level, log *slog.Logger) (cache *uv.Cache, err error) {
 	dir, err := u.dir()
+	if err == nil && level != sandbox.None {
+		err = shown(dir)
+	}
 	if err == nil {
 		cache, err = uv.Open(uv.Config{Dir: dir, Path: u.Path, Python: python, Most: int64(u.Size), Log: log})
 	}

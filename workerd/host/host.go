@@ -42,15 +42,11 @@ type Plan struct {
 // have left, and where scripts have the network it makes the rules that keep
 // them from private addresses. ErrLacking.
 func (m Machine) Plan(slots int) (Plan, error) {
-	p := Plan{Runtimes: runner.Runtimes(m.Runtimes)}
 	if m.Sandbox.Level == sandbox.None {
-		p.Sandbox.Level = sandbox.None
-		return p, nil
+		return Plan{Sandbox: sandbox.Config{Level: sandbox.None}, Runtimes: runner.Runtimes(m.Runtimes)}, nil
 	}
-	r := sandbox.Probe()
-	if python := p.Runtimes["python"]; r.Sandbox.OK && (len(python) == 0 || !filepath.IsAbs(python[0])) {
-		r.Sandbox = sandbox.Finding{Name: r.Sandbox.Name, Text: "sandboxes wait with a Python in them: install python3"}
-	}
+	r, runtimes := m.probe()
+	p := Plan{Runtimes: runtimes}
 	level, err := m.level(r)
 	if err != nil {
 		return Plan{}, err
@@ -133,7 +129,7 @@ func (h *Host) equip(m Machine, o Options) (err error) {
 		return err
 	}
 	h.Sandbox.Prefixes = append(h.Sandbox.Prefixes, o.Devices.libraries()...)
-	h.Environments, err = m.UV.environments(h.Runtimes["python"][0], o.Log)
+	h.Environments, err = m.UV.environments(h.Runtimes["python"][0], h.Sandbox.Level, o.Log)
 	if h.Environments != nil {
 		h.Sandbox.Prefixes = append(h.Sandbox.Prefixes, h.Environments.Dir())
 	}

@@ -3,8 +3,12 @@ package host
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
 	"strings"
 
+	"modulate/workerd/runner"
 	"modulate/workerd/sandbox"
 )
 
@@ -41,10 +45,42 @@ func (m Machine) level(r sandbox.Report) (sandbox.Level, error) {
 	return sandbox.Bwrap, nil
 }
 
+// probe finds out what this machine can do, for the runtimes of m too: a sandbox
+// is of no use where one of them cannot be shown in it.
+func (m Machine) probe() (r sandbox.Report, runtimes map[string][]string) {
+	r, runtimes = sandbox.Probe(), runner.Runtimes(m.Runtimes)
+	if r.Sandbox.OK {
+		if why := misplaced(runtimes); why != "" {
+			r.Sandbox.OK, r.Sandbox.Text = false, why
+		}
+	}
+	return r, runtimes
+}
+
+// misplaced says which runtime keeps sandboxes from being used, and what to do;
+// "": none does.
+func misplaced(runtimes map[string][]string) string {
+	if python := runtimes["python"]; len(python) == 0 || !filepath.IsAbs(python[0]) {
+		return "sandboxes wait with a Python in them: install python3"
+	}
+	for _, name := range slices.Sorted(maps.Keys(runtimes)) {
+		command := runtimes[name]
+		show, _ := prefixes(map[string][]string{name: command})
+		for _, dir := range show {
+			if own := sandbox.Hides(dir); own != "" {
+				return fmt.Sprintf("the runtime %s, %s, needs %s, and each sandbox has a %s of its own: "+
+					"name another interpreter under [runtimes] in machine.toml, as in /usr/bin, or show that directory at another place by [[sandbox.mounts]] and name it there",
+					name, command[0], dir, own)
+			}
+		}
+	}
+	return ""
+}
+
 // Examine says what this machine can do, and whether that is all that m asks
 // for. ErrLacking.
 func Examine(m Machine) ([]sandbox.Finding, error) {
-	r := sandbox.Probe()
+	r, _ := m.probe()
 	level, err := m.level(r)
 	if err != nil {
 		return r.Findings(), err

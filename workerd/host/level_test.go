@@ -2,6 +2,7 @@ package host
 
 import (
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -44,6 +45,48 @@ func TestLevel(t *testing.T) {
 		if c.says != "" && (!errors.Is(err, ErrLacking) || !strings.Contains(err.Error(), c.says)) {
 			t.Errorf("%s: %v; want %q", name, err, c.says)
 		}
+	}
+}
+
+// An interpreter that sandboxes cannot show is found out before a script is
+// there: by itself there is no sandbox then, and one that is asked for is
+// lacking.
+func TestMisplacedInterpreters(t *testing.T) {
+	venv, err := os.MkdirTemp("/tmp", "venv-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(venv)
+	link := filepath.Join(venv, "bin/python")
+	err = errors.Join(os.Mkdir(filepath.Dir(link), 0o755), os.Symlink("/usr/bin/env", link),
+		os.WriteFile(filepath.Join(venv, "pyvenv.cfg"), []byte("home = /usr/bin\n"), 0o644))
+	if err != nil {
+		t.Fatal(err)
+	}
+	runtimes := map[string][]string{"python": {"/usr/bin/env"}}
+	if why := misplaced(runtimes); why != "" {
+		t.Error(why)
+	}
+	runtimes["ours"] = []string{link}
+	why := misplaced(runtimes)
+	if want := "the runtime ours, " + link + ", needs " + venv + ", and each sandbox has a /tmp of its own: "; !strings.HasPrefix(why, want) {
+		t.Errorf("it says %q, want %q…", why, want)
+	}
+	m := Machine{Runtimes: map[string][]string{"ours": {link}}}
+	if found, err := Examine(m); err != nil || found[0].OK || found[len(found)-1].Text != "none: scripts run without a sandbox" {
+		t.Errorf("%+v, %v", found, err)
+	}
+	m.Sandbox.Level = sandbox.Bwrap
+	if _, err := m.Plan(1); !errors.Is(err, ErrLacking) || sandbox.Probe().Sandbox.OK && !strings.Contains(err.Error(), why) {
+		t.Errorf("%v, want %q", err, why)
+	}
+}
+
+// Environments of uv are not made where sandboxes could not show them.
+func TestMisplacedEnvironments(t *testing.T) {
+	cache, err := UV{Cache: "/tmp/uv"}.environments("/usr/bin/python3", sandbox.Bwrap, slog.New(slog.DiscardHandler))
+	if cache != nil || err == nil || !strings.Contains(err.Error(), "below /tmp") {
+		t.Errorf("%v, %v", cache, err)
 	}
 }
 

@@ -89,6 +89,17 @@ var reserved = []string{
 	ScratchDir, SocketDir, BinDir,
 }
 
+// Hides returns the directory of its own by which a sandbox hides what the host
+// has at p; "": it can be shown there.
+func Hides(p string) string {
+	for _, dir := range []string{"/proc", "/dev", "/tmp", "/var/tmp", ScratchDir, SocketDir, BinDir} {
+		if within(p, dir) {
+			return dir
+		}
+	}
+	return ""
+}
+
 // Check refuses a mount that cannot be.
 func (m Mount) Check() error {
 	for _, named := range [][2]string{{"source", m.Source}, {"target", m.Target}} {
