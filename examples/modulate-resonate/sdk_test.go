@@ -38,32 +38,37 @@ func TestMain(m *testing.M) {
 	flag.Parse()
 	flag.Set("test.parallel", "6") // they wait for leases and sleeps most of the time
 	emulator.Main(m)
-	if dir, err := programs(); err == nil {
-		os.RemoveAll(dir)
-	}
+	os.RemoveAll(programs.dir)
 }
 
-// programs is the folder of our programs, built once.
-var programs = sync.OnceValues(func() (dir string, err error) {
+// programs are ours, built once.
+var programs struct {
+	sync.Once
+	dir string
+	err error
+}
+
+// built is the path of one of them.
+func (w *world) built(name ...string) string {
+	w.t.Helper()
+	programs.Do(func() { programs.dir, programs.err = build() })
+	if programs.err != nil {
+		w.t.Fatal(programs.err)
+	}
+	return filepath.Join(append([]string{programs.dir}, name...)...)
+}
+
+// build returns the directory where it has put the programs.
+func build() (dir string, err error) {
 	if dir, err = os.MkdirTemp("", "resonate-"); err != nil {
 		return "", err
 	}
 	build := exec.Command("go", "build", "-o", dir+string(filepath.Separator), "modulate/cmd/modulate", "modulate/workerd")
 	if out, err := build.CombinedOutput(); err != nil {
-		return "", errors.Join(fmt.Errorf("building the programs: %w\n%s", err, out), os.RemoveAll(dir))
+		return dir, fmt.Errorf("building the programs: %w\n%s", err, out)
 	}
 	_, err = lambdatest.Build(context.Background(), dir, "functions/router", "")
 	return dir, err
-})
-
-// built is the path of one of them.
-func (w *world) built(name ...string) string {
-	w.t.Helper()
-	dir, err := programs()
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return filepath.Join(append([]string{dir}, name...)...)
 }
 
 // world is a server, and what programs need to use it.
