@@ -12,12 +12,17 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -71,10 +76,13 @@ func build() (dir string, err error) {
 	return dir, err
 }
 
-// world is a server, and what programs need to use it.
+// world is a server that can be killed, and what programs need to use it.
 type world struct {
 	t      *testing.T
-	url    string
+	url    string                  // leads to the server, wherever it is
+	at     atomic.Pointer[url.URL] // where it is
+	server *process
+	serve  func() // starts it
 	python string // the interpreter with the SDK
 	dir    string
 	env    []string
@@ -86,6 +94,13 @@ func newWorld(t *testing.T, version string) *world {
 	if _, err := os.Stat(w.python); err != nil {
 		t.Skip("the SDKs are not installed: run examples/modulate-resonate/install.sh")
 	}
+	front := httptest.NewServer(&httputil.ReverseProxy{
+		Rewrite:      func(r *httputil.ProxyRequest) { r.SetURL(w.at.Load()) },
+		ErrorHandler: func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) }, // nobody is there
+		ErrorLog:     slog.NewLogLogger(slog.DiscardHandler, slog.LevelWarn),
+	})
+	t.Cleanup(front.Close)
+	w.url = front.URL
 	return w
 }
 
@@ -93,11 +108,21 @@ func newWorld(t *testing.T, version string) *world {
 func newDev(t *testing.T, version string) *world {
 	t.Helper()
 	w := newWorld(t, version)
-	dev := w.start(w.built("modulate"), "dev", "--listen", "127.0.0.1:0", "--machines", "cpu:1", "--dir", filepath.Join(w.dir, "store"))
-	line := dev.wait("listening on ")
-	w.url = strings.Fields(strings.SplitAfter(line, "listening on ")[1])[0]
-	w.url = strings.TrimSuffix(w.url, ",")
+	w.serve = func() {
+		w.listen("listening on ", "modulate", "dev", "--listen", "127.0.0.1:0", "--machines", "cpu:1", "--dir", filepath.Join(w.dir, "store"))
+	}
+	w.serve()
 	return w
+}
+
+// listen starts a program of ours as the server, whose line that begins so says
+// where it is.
+func (w *world) listen(says, name string, args ...string) {
+	w.t.Helper()
+	w.server = w.start(w.built(name), args...)
+	_, at, _ := strings.Cut(w.server.wait(says), "http://")
+	at, _, _ = strings.Cut(at, ",")
+	w.at.Store(&url.URL{Scheme: "http", Host: at})
 }
 
 // process is a program that runs.
@@ -299,6 +324,38 @@ func (w *world) kills() {
 	other.wait("started")
 	w.t.Logf("started again %s after the kill, the lease was 3 s", time.Since(killed).Round(time.Millisecond))
 	w.check(client.end(), "slow\n")
+}
+
+// TestServerKilled: the server dies under a script, which goes on, and is not
+// started again.
+func TestServerKilled(t *testing.T) { each(t, (*world).serverKilled) }
+
+func (w *world) serverKilled() {
+	worker, end := w.begun("60")
+	w.server.kill()
+	w.serve()
+	end()
+	w.check(w.program("modulate.py", "--get", "waits").end(), "waited\n")
+	if n := worker.count("started"); n != 1 {
+		w.t.Errorf("the script was started %d times, though only the server died", n)
+	}
+}
+
+// begun returns a worker with so many seconds of a lease that has begun a
+// script, and what lets the script end.
+func (w *world) begun(ttl string) (worker *process, end func()) {
+	w.t.Helper()
+	file := filepath.Join(w.dir, "end")
+	waits := w.script(fmt.Sprintf("import os, time\nwhile not os.path.exists(%q): time.sleep(0.05)\nprint('waited')", file))
+	worker = w.ready("worker.py", "--group", "gpu", "--ttl", ttl)
+	w.program("modulate.py", "--script", waits, "--direct", "--id", "waits")
+	worker.wait("started")
+	return worker, func() {
+		w.t.Helper()
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			w.t.Fatal(err)
+		}
+	}
 }
 
 // TestLeases: several scripts that outlive their lease run at once on one

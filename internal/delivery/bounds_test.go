@@ -16,14 +16,14 @@ import (
 )
 
 // still is a hub without a server, in a bubble of a test's own time.
-func still(t *testing.T, test func(*Hub, *engine.Engine)) {
+func still(t *testing.T, test func(*testing.T, *Hub, *engine.Engine)) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &engine.Engine{Store: store.NewMemory(), Queue: queue.NewMemory(), Blobs: blob.NewMemory()}
 		hub, err := New(Config{Engine: e})
 		if err != nil {
 			t.Fatal(err)
 		}
-		test(hub, e)
+		test(t, hub, e)
 		if err := hub.Close(); err != nil { // and nothing is left that the bubble would wait for
 			t.Error(err)
 		}
@@ -36,7 +36,7 @@ func remote(e *engine.Engine, id, target string) promise.Record {
 
 // TestUnheardIsForgotten: who never comes again costs nothing for ever.
 func TestUnheardIsForgotten(t *testing.T) {
-	still(t, func(h *Hub, _ *engine.Engine) {
+	still(t, func(t *testing.T, h *Hub, _ *engine.Engine) {
 		say := func(pid string) {
 			h.mu.Lock()
 			defer h.mu.Unlock()
@@ -61,7 +61,7 @@ func TestUnheardIsForgotten(t *testing.T) {
 
 // TestSlowReader: what a connection has no room for comes once it has read on.
 func TestSlowReader(t *testing.T) {
-	still(t, func(h *Hub, _ *engine.Engine) {
+	still(t, func(t *testing.T, h *Hub, _ *engine.Engine) {
 		c := &conn{ear: ear{"g", "slow"}, events: make(chan event, buffered)}
 		if !h.connect(c) {
 			t.Fatal("it is not connected")
@@ -81,7 +81,7 @@ func TestSlowReader(t *testing.T) {
 
 // TestClosedWhileWatching: a hub that is closed watches nothing any more.
 func TestClosedWhileWatching(t *testing.T) {
-	still(t, func(h *Hub, e *engine.Engine) {
+	still(t, func(t *testing.T, h *Hub, e *engine.Engine) {
 		if _, err := e.Create(t.Context(), remote(e, "a", "poll://any@g"), nil); err != nil {
 			t.Fatal(err)
 		}

@@ -202,6 +202,50 @@ func TestManyAwaited(t *testing.T) {
 	}
 }
 
+// TestManyAwaitedStopped: more tasks await one end than a write resumes, and the
+// process dies after each of the writes: the sweep resumes the rest, each once.
+func TestManyAwaitedStopped(t *testing.T) {
+	for stop := range 3 {
+		b := newBench(t)
+		b.must("one", promise.Create{Record: b.remote("one", false)})
+		const tasks = 2*promise.MaxResumed + 3
+		for n := range tasks {
+			id := fmt.Sprint("t", n)
+			b.held(id)
+			if _, err := b.Suspend(t.Context(), id, promise.Suspend{Version: 1, Awaits: []string{"one"}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		died := b.dying(PointWritten, stop+1, func(e *Engine) {
+			e.Apply(t.Context(), "one", promise.Settle{State: promise.Resolved})
+			for range 2 {
+				e.Apply(t.Context(), "one", promise.Tick{})
+			}
+		})
+		resumed := 0
+		for n := range tasks {
+			if b.stored(fmt.Sprint("t", n)).Task.State == promise.TaskPending {
+				resumed++
+			}
+		}
+		if want := min((stop+1)*promise.MaxResumed, tasks); !died || resumed != want {
+			t.Errorf("stopped after write %d: %v, %d resumed, want %d", stop+1, died, resumed, want)
+		}
+		for range 2 {
+			b.sweep()
+		}
+		for n := range tasks {
+			rec := b.stored(fmt.Sprint("t", n))
+			if rec.Task.State != promise.TaskPending || !slices.Equal(rec.Protocol.Resumes, []string{"one"}) {
+				t.Errorf("stopped after write %d: %s is %s, resumed by %v", stop+1, rec.ID, rec.Task.State, rec.Protocol.Resumes)
+			}
+		}
+		if due := promise.Due(b.stored("one")); due != 0 {
+			t.Errorf("all are resumed, and it is due at %d", due)
+		}
+	}
+}
+
 // TestFence: what is done under a fence is done only while the task is held.
 func TestFence(t *testing.T) {
 	for _, f := range writeFaults {
