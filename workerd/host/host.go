@@ -57,7 +57,7 @@ func (m Machine) Plan(slots int) (Plan, error) {
 		return p, nil
 	}
 	if p.Groups = r.Groups.OK; !p.Groups {
-		p.Missing = r.Groups.Text
+		p.Missing = "no limits of memory, processes and processors: doctor says why"
 		p.Sandbox.Limits = sandbox.Limits{Scratch: p.Sandbox.Limits.Scratch}
 	}
 	if p.Groups {

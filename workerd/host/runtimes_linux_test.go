@@ -3,6 +3,7 @@ package host_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -17,10 +18,16 @@ import (
 	"modulate/workerd/uv"
 )
 
-// TestMain runs this binary as a keeper where it is called one.
+// TestMain runs this binary as a keeper, or as a user, where it is called one.
 func TestMain(m *testing.M) {
-	if keeper.Called(os.Args) {
+	switch {
+	case keeper.Called(os.Args):
 		os.Exit(keeper.Main())
+	case os.Args[0] == userSide:
+		if err := userMain(); err != nil {
+			fmt.Println(err)
+		}
+		os.Exit(0)
 	}
 	os.Exit(m.Run())
 }
