@@ -33,10 +33,16 @@ lint: ## Format, tidy go.mod, vet, staticcheck, other platforms
 	GOOS=darwin GOARCH=amd64 go build $(rough) ./...
 	GOOS=linux GOARCH=arm64 CGO_ENABLED=0 go build $(rough) -tags lambda.norpc -trimpath ./... # as the functions are
 
-# quiet prints what go test -v says but for what went well, and with CI=1 fails
-# if a test was skipped.
-quiet = awk '/^ *--- SKIP/ { skipped++ } !/^(=== |PASS$$| *--- PASS)/ { print } \
-	END { if (skipped && ENVIRON["CI"] == "1") { print "error: " skipped " tests were skipped"; exit 1 } }'
+# quiet prints of what go test -v says a line for each package that is well, the
+# tests that were skipped, and all that one said which is not. With CI=1 it
+# fails if a test was skipped.
+quiet = awk 'function end() { for (i = 1; i <= n; i++) print line[i]; n = 0; skips = "" } \
+	/^(=== |PASS$$| *--- PASS)/ { next } \
+	/^ *--- SKIP/ { skipped++; skips = skips (n && line[n] ~ /^ +[^ ]+\.go:/ ? line[n] "\n" : "") $$0 "\n" } \
+	/^ok  \t|^\?   \t/ { printf "%s", skips; n = 0; skips = ""; if (/^ok/) print; fflush(); next } \
+	{ line[++n] = $$0 } \
+	/^FAIL\t/ { end(); fflush() } \
+	END { end(); if (skipped && ENVIRON["CI"] == "1") { print "error: " skipped " tests were skipped"; exit 1 } }'
 
 # whole are the packages with a test that is too slow under the race detector:
 # it is cut short there, and done in full without it.
