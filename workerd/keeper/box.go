@@ -72,6 +72,7 @@ type cell struct {
 	parked  []string
 	streams [3]int // our ends
 	dirs    [2]int // work and output, 0: not open yet
+	mounts  int    // its namespace, likewise: what takes it down is the cell's end, and not the script's
 	err     error  // why it is of no use
 	told    bool   // that there is an err, if there is one
 }
@@ -281,7 +282,9 @@ func (c *cell) enter() (err error) {
 	if c.pidfd, err = unix.PidfdOpen(c.pid, 0); err != nil {
 		return fmt.Errorf("it has ended: %w", err)
 	}
-	err = c.openDirs()
+	if err = c.openDirs(); err == nil {
+		c.mounts, err = unix.Open("/proc/"+strconv.Itoa(c.pid)+"/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	}
 	unix.Kill(c.bwrap, unix.SIGKILL)
 	unix.Wait4(c.bwrap, nil, 0, nil)
 	c.bwrap = 0
@@ -359,10 +362,10 @@ func (c *cell) discard() {
 }
 
 func (c *cell) closeDirs() {
-	for i, fd := range c.dirs {
-		if fd > 0 {
-			unix.Close(fd)
-			c.dirs[i] = 0 // never a descriptor of ours
+	for _, fd := range []*int{&c.dirs[0], &c.dirs[1], &c.mounts} {
+		if *fd > 0 {
+			unix.Close(*fd)
+			*fd = 0 // never a descriptor of ours
 		}
 	}
 }
