@@ -56,7 +56,7 @@ test: emulators sdks ## Every test, on emulated AWS too; with CI=1 a skipped tes
 	wait $$! && exit $$whole
 
 .PHONY: sim
-sim: ## The simulation's gate: SEEDS (10,000) histories of 20 submissions, replay, mutants
+sim: ## The simulation's gates: SEEDS (10,000) histories of 20 submissions, half as many of 12 workflows, replay, mutants
 	go test ./internal/sim -count=1 -timeout 60m -v -seeds $(SEEDS)
 
 .PHONY: fuzz

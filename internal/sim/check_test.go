@@ -91,6 +91,8 @@ func (l *ledger) observe(rec promise.Record) {
 		l.breaks("%s: version %d after %d", rec.ID, rec.Task.Version, was.Task.Version)
 	}
 	switch {
+	case rec.Protocol != nil:
+		l.observeGraph(was, rec)
 	case was.State.Terminal():
 		l.checkSettled(was, rec)
 	case rec.State.Terminal():
@@ -223,7 +225,7 @@ func (w *world) content() bool {
 	}
 	return !slices.ContainsFunc(w.order, func(id string) bool {
 		rec := w.records[id]
-		return !rec.State.Terminal() || rec.Cascade
+		return !rec.State.Terminal() || promise.Due(rec) != 0
 	})
 }
 
@@ -231,7 +233,7 @@ func (w *world) content() bool {
 func (w *world) left() string {
 	var out []string
 	for _, id := range w.order {
-		if rec := w.records[id]; !rec.State.Terminal() || rec.Cascade {
+		if rec := w.records[id]; !rec.State.Terminal() || promise.Due(rec) != 0 {
 			out = append(out, fmt.Sprintf("%s %s task %s v%d", id, rec.State, rec.Task.State, rec.Task.Version))
 		}
 	}
@@ -241,6 +243,7 @@ func (w *world) left() string {
 // checkEnd looks at the store once everything has ended.
 func (w *world) checkEnd() {
 	e := &engine.Engine{Store: w.memory, Queue: nil, Blobs: w.blobs, Now: func() promise.Time { return w.now }}
+	w.checkFlows()
 	for id, p := range w.plans {
 		rec, err := w.memory.Get(ctx, id)
 		if errors.Is(err, store.ErrNotFound) && !p.accepted {

@@ -188,7 +188,7 @@ func (a queueAt) Delete(_ context.Context, _, receipt string) error {
 	return a.call("delete", func() {
 		if e := w.byReceipt[receipt]; e != nil && w.now.Sub(e.began) < rollover-time.Hour {
 			rec := w.records[e.id]
-			if rec.State == promise.Pending && rec.Task.State == promise.TaskAcquired && rec.Task.ClaimID == e.claim {
+			if rec.State == promise.Pending && rec.Task.State == promise.TaskAcquired && rec.Task.ClaimID == e.claim && rec.Task.Version == e.version {
 				w.breaks("the message of %s is deleted by the worker that holds it, before it is settled", e.id)
 			}
 		}

@@ -54,8 +54,11 @@ func (p *process) away() bool {
 // read is a call that changes nothing.
 func (s storeOf) read(name, id string, do func() error) error {
 	s.p.travel(false)
-	err := errLost
-	if !s.p.away() && !s.p.w.fault("read_lost", 0.08) {
+	err, often := errLost, 0.08
+	if s.p.w.opt.crowd > 0 {
+		often = 0.001 // 80 in a row are to go well
+	}
+	if !s.p.away() && !s.p.w.fault("read_lost", often) {
 		err = do()
 	}
 	s.p.travel(true)
@@ -121,6 +124,19 @@ func (s storeOf) ReplaceAll(ctx context.Context, writes []store.Write) error {
 
 // replaceAll is where a write happens, and is looked at.
 func (w *world) replaceAll(ctx context.Context, writes []store.Write) error {
+	was := make([]promise.Record, len(writes))
+	for n, write := range writes {
+		was[n] = w.records[write.Record.ID]
+	}
+	if w.opt.mutant.is(oneByOne) && len(writes) > 1 {
+		for _, write := range writes {
+			if err := w.replaceAll(ctx, []store.Write{write}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	was, writes = w.opt.mutant.mutate(was, writes)
 	if err := w.memory.ReplaceAll(ctx, writes); err != nil {
 		return err
 	}
@@ -129,6 +145,7 @@ func (w *world) replaceAll(ctx context.Context, writes []store.Write) error {
 			w.observe(write.Record)
 		}
 	}
+	w.checkSuspended(was, writes)
 	return nil
 }
 

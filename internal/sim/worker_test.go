@@ -37,6 +37,8 @@ type daemon struct {
 	slots int
 	lives int
 	spool []kept
+
+	program bool // it is another program, and executes by the protocol
 }
 
 // kept is an outcome that waits for the store.
@@ -111,12 +113,20 @@ func (s *slot) again(patience time.Duration, ask func() error) error {
 
 // receive is one turn of the worker's loop.
 func (s *slot) receive() {
-	got, err := s.e.Queue.Receive(ctx, "cpu", 1, usualLease+promise.Skew, queue.MaxWait)
+	hide := usualLease + promise.Skew
+	if s.d.program {
+		hide = takeTime
+	}
+	got, err := s.e.Queue.Receive(ctx, "cpu", 1, hide, queue.MaxWait)
 	if err != nil {
 		s.a.sleep(time.Second)
 	}
 	for _, d := range got {
-		s.handle(d)
+		if s.d.program {
+			s.deliver(d)
+		} else {
+			s.handle(d)
+		}
 	}
 }
 

@@ -46,6 +46,7 @@ type world struct {
 	blobs  *blob.Memory
 	queue  *queueOf
 	ledger
+	graphs
 
 	outage  window
 	bursts  []window // of throttling
@@ -58,6 +59,9 @@ type world struct {
 // options are what tests vary.
 type options struct {
 	submissions int
+	workflows   int           // of other programs, by the protocol; there are no submissions then
+	crowd       int           // so many more, which all await the same promise
+	rough       bool          // requests are late ten times as often
 	horizon     time.Duration // by which everything must have ended
 	calm        bool          // no faults at all
 	wild        float64       // share of histories whose clocks are up to 10 min apart
@@ -84,8 +88,11 @@ func newWorld(seed uint64, opt options) *world {
 	w.queue = &queueOf{w: w}
 	w.ledger = newLedger(w)
 	w.drawWeather()
+	if opt.workflows > 0 {
+		w.startGraphs()
+	}
 	for i := range 4 {
-		w.workers = append(w.workers, &daemon{w: w, name: fmt.Sprint("w", i), slots: 1 + w.rng.IntN(2)})
+		w.workers = append(w.workers, &daemon{w: w, name: fmt.Sprint("w", i), slots: 1 + w.rng.IntN(2), program: opt.workflows > 0})
 	}
 	if !opt.mutant.is(noSweep) {
 		for i := range 2 {
