@@ -20,6 +20,11 @@ func TestCheckHistoryFindsBreaches(t *testing.T) {
 	created := form(1, 0, 0, promise.Pending, "")
 	claimed := form(2, 1, 1, promise.Pending, "")
 	settled := form(3, 1, 1, promise.Resolved, promise.CauseOK)
+	valued := func(rev uint64, value string) promise.Record {
+		rec := form(rev, 1, 1, promise.Resolved, "")
+		rec.Protocol = &promise.Protocol{Value: promise.Value{Data: value}}
+		return rec
+	}
 	for name, c := range map[string]struct {
 		past  []promise.Record
 		wrong int
@@ -29,6 +34,7 @@ func TestCheckHistoryFindsBreaches(t *testing.T) {
 		"a write unseen":       {[]promise.Record{created, settled}, 1},
 		"a version that falls": {[]promise.Record{created, claimed, form(3, 0, 1, promise.Pending, "")}, 1},
 		"settled twice":        {[]promise.Record{created, claimed, settled, form(4, 1, 1, promise.Resolved, promise.CauseExit)}, 1},
+		"another value":        {[]promise.Record{created, claimed, valued(3, "a"), valued(4, "b")}, 1},
 		"come back to life":    {[]promise.Record{created, claimed, settled, form(4, 1, 1, promise.Pending, "")}, 1},
 	} {
 		if got := checkHistory(slices.Clone(c.past)); len(got) != c.wrong {

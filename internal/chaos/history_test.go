@@ -129,5 +129,9 @@ func checkHistory(past []promise.Record) (wrong []string) {
 
 // ending is what must never change once a promise is settled.
 func ending(rec promise.Record) string {
-	return fmt.Sprintf("%s at %d by %s: %+v", rec.State, rec.SettledAt, rec.SettleID, rec.Outcome)
+	s := fmt.Sprintf("%s at %d by %s: %+v", rec.State, rec.SettledAt, rec.SettleID, rec.Outcome)
+	if rec.Protocol != nil {
+		s += fmt.Sprintf(", %+v", rec.Protocol.Value)
+	}
+	return s
 }
