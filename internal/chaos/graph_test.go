@@ -38,7 +38,7 @@ func (w *world) parent(ctx context.Context, t *testing.T, body, child string) ap
 }
 
 // A parent killed after its second of three children runs again and ends with
-// three children, not five: with its worker killed, and with its script alone.
+// three children, not five: with its machine lost, and with its script alone.
 func TestAParentKilledAfterItsSecondChildEndsWithThree(t *testing.T) {
 	t.Parallel()
 	const body = `
@@ -48,7 +48,7 @@ for n in range(3):
         %s
 note("end")
 `
-	for name, end := range map[string]string{"worker": "hang()", "script": "os.kill(os.getpid(), signal.SIGKILL)"} {
+	for name, end := range map[string]string{"machine": "hang()", "script": "os.kill(os.getpid(), signal.SIGKILL)"} {
 		t.Run(name, func(t *testing.T) {
 			ctx, w := deadline(t, 2*time.Minute), newWorld(t)
 			w.serve(ctx, t, "server", role{Sweep: true})
@@ -57,8 +57,8 @@ note("end")
 			call.Retry = &api.Retry{Policy: "constant", MaxAttempts: 2, DelayMS: 1}
 			id := w.submit(ctx, t, call)
 			w.witness.saw(ctx, t, id, 1, "spawned "+promise.ChildID(id, 2))
-			if name == "worker" {
-				a.kill()
+			if name == "machine" {
+				w.loseMachine(ctx, t, a, id)
 				w.aMinuteLater(ctx, t) // for the second child
 				a = w.worker(t, "a", "--slots", "1")
 			}
