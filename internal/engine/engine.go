@@ -89,6 +89,7 @@ func (e *Engine) Get(ctx context.Context, id string) (promise.Record, error) {
 
 // Step is Apply for a caller that holds the record, perhaps an old one.
 func (e *Engine) Step(ctx context.Context, rec promise.Record, ev promise.Event) (promise.Record, error) {
+	resumed := promise.MaxResumed
 	for try := range swaps {
 		next, effects, verdict := promise.Step(rec, ev, e.now())
 		if next.Rev == rec.Rev {
@@ -96,9 +97,14 @@ func (e *Engine) Step(ctx context.Context, rec promise.Record, ev promise.Event)
 			return next, verdict
 		}
 		if try >= patience && !rec.State.Terminal() {
-			next, effects = promise.Later(next, effects)
+			resumed = 0
 		}
+		next, effects = promise.Later(next, effects, resumed)
 		stored, err := e.write(ctx, &next, effects)
+		if errors.Is(err, store.ErrTooLarge) {
+			resumed /= 2
+			continue
+		}
 		if err == nil {
 			return next, verdict
 		}

@@ -41,6 +41,7 @@ type faultyStore struct {
 	before   func() // called once before the next write
 	reading  func(id string)
 	gets     error // what reads answer
+	most     int   // writes at once; 0: any number
 }
 
 func (s *faultyStore) next() (f fault, before func()) {
@@ -91,6 +92,9 @@ func (s *faultyStore) Replace(ctx context.Context, next promise.Record) error {
 }
 
 func (s *faultyStore) ReplaceAll(ctx context.Context, writes []store.Write) error {
+	if s.most > 0 && len(writes) > s.most {
+		return store.ErrTooLarge
+	}
 	return s.write(func() error { return s.Memory.ReplaceAll(ctx, writes) })
 }
 

@@ -112,10 +112,13 @@ func (e *Engine) commit(ctx context.Context, all []change) (refused promise.Reco
 }
 
 // again makes a write of several from what is stored, again and again while it
-// is refused.
+// is refused, or too large: try makes it smaller then.
 func (e *Engine) again(ctx context.Context, id string, try func() error) error {
 	for n := range swaps {
 		err := try()
+		if errors.Is(err, store.ErrTooLarge) {
+			continue
+		}
 		if !errors.Is(err, store.ErrRefused) {
 			return err
 		}
@@ -133,6 +136,7 @@ func (e *Engine) again(ctx context.Context, id string, try func() error) error {
 func (e *Engine) Suspend(ctx context.Context, id string, ev promise.Suspend) (rec promise.Record, err error) {
 	awaits := slices.Compact(slices.Sorted(slices.Values(ev.Awaits)))
 	ready := promise.Suspend{Version: ev.Version, Ready: true}
+	few := true // enough for one write
 	err = e.again(ctx, id, func() error {
 		if rec, err = e.Get(ctx, id); err != nil {
 			return err
@@ -161,7 +165,7 @@ func (e *Engine) Suspend(ctx context.Context, id string, ev promise.Suspend) (re
 			}
 			all = append(all, c)
 		}
-		if len(all) > store.MaxWrites {
+		if !few || len(all) > store.MaxWrites {
 			if err := e.awaitOneByOne(ctx, all[1:], id); errors.Is(err, promise.ErrSettled) {
 				rec, err = e.Apply(ctx, id, ready)
 				return err
@@ -171,7 +175,7 @@ func (e *Engine) Suspend(ctx context.Context, id string, ev promise.Suspend) (re
 			all = all[:1]
 		}
 		_, err := e.commit(ctx, all)
-		rec = all[0].rec
+		rec, few = all[0].rec, !errors.Is(err, store.ErrTooLarge)
 		return err
 	})
 	return rec, err
@@ -218,6 +222,7 @@ var ErrFence = errors.New("the task does not let this be done")
 
 func (e *Engine) fenced(ctx context.Context, f Fence, id string, ev promise.Event) (rec promise.Record, err error) {
 	create, creates := ev.(promise.Create)
+	resumed := promise.MaxResumed
 	err = e.again(ctx, id, func() error {
 		// What is done is looked at before the task, which is held all the while
 		// from when its worker was told so until it is not held.
@@ -245,11 +250,15 @@ func (e *Engine) fenced(ctx context.Context, f Fence, id string, ev promise.Even
 		if one.check {
 			return verdict
 		}
+		one.rec, one.effects = promise.Later(one.rec, one.effects, resumed)
 		all, err := e.together(ctx, one, task)
 		if err != nil {
 			return err
 		}
 		if _, err := e.commit(ctx, all); err != nil {
+			if errors.Is(err, store.ErrTooLarge) {
+				resumed /= 2
+			}
 			return err
 		}
 		rec = all[0].rec

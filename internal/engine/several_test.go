@@ -246,6 +246,45 @@ func TestManyAwaitedStopped(t *testing.T) {
 	}
 }
 
+// TestTooLargeTogether: what one write cannot take for its bytes is done in
+// several, and nobody stays suspended.
+func TestTooLargeTogether(t *testing.T) {
+	b := newBench(t)
+	b.store.most = 3
+	b.held("wf")
+	b.held("fence")
+	var ids []string
+	for n := range 10 {
+		id := fmt.Sprint("wf.", n)
+		b.must(id, promise.Create{Record: b.remote(id, false)})
+		ids = append(ids, id)
+	}
+	suspend := func(id string, awaits ...string) {
+		t.Helper()
+		if _, err := b.Suspend(t.Context(), id, promise.Suspend{Version: 1, Awaits: awaits}); err != nil {
+			t.Fatal(err)
+		}
+		b.task(id, promise.TaskSuspended)
+	}
+	suspend("wf", ids...)
+	for n := range 20 {
+		id := fmt.Sprint("t", n)
+		b.held(id)
+		suspend(id, ids[n%2])
+	}
+	b.must(ids[0], promise.Settle{State: promise.Resolved})
+	if _, err := b.FencedSettle(t.Context(), Fence{Task: "fence", Version: 1}, ids[1], promise.Settle{State: promise.Resolved}); err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		b.sweep()
+	}
+	b.task("wf", promise.TaskPending)
+	for n := range 20 {
+		b.task(fmt.Sprint("t", n), promise.TaskPending)
+	}
+}
+
 // TestFence: what is done under a fence is done only while the task is held.
 func TestFence(t *testing.T) {
 	for _, f := range writeFaults {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -329,5 +331,26 @@ func checkDerivable(t *rapid.T, rec Record, effects []Effect) {
 		if !slices.Contains(again, eff) && !next.State.Terminal() {
 			t.Fatalf("%T is lost for ever: a tick at %d yields %+v", eff, due, again)
 		}
+	}
+}
+
+// TestResumesAreBounded: a task keeps so many of those that resumed it, and is
+// resumed by the next one all the same.
+func TestResumesAreBounded(t *testing.T) {
+	rec := NewRemote("local", "wf", 1_000_000, Protocol{Tags: map[string]string{TagTarget: "poll://any@g"}})
+	rec, _, err := Step(Record{}, Create{Record: rec, Worker: "w", Lease: time.Hour}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range 100 {
+		id := strings.Repeat("x", MaxChildID-3) + strconv.Itoa(100+n)
+		next, _, err := Step(rec, Resume{Awaited: id}, 2)
+		if err != nil || next.Rev != rec.Rev+1 || next.Protocol.Resumes[len(next.Protocol.Resumes)-1] != id {
+			t.Fatalf("resume %d: rev %d after %d, %v", n, next.Rev, rec.Rev, err)
+		}
+		rec = next
+	}
+	if n := len(strings.Join(rec.Protocol.Resumes, "")); n > MaxResumes || n < MaxResumes-MaxChildID {
+		t.Errorf("%d bytes are kept, want nearly %d", n, MaxResumes)
 	}
 }

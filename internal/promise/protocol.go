@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -27,6 +28,9 @@ const (
 	// MaxListeners is how many listen to one promise; beyond, the one that has
 	// registered first is forgotten. Each process of a client is another one.
 	MaxListeners = 100
+	// MaxResumes is how many bytes of ids of what has ended a task keeps; beyond,
+	// the oldest are forgotten. They are told as a number only.
+	MaxResumes = 16 << 10
 	// exactResend is when a message is sent again where the protocol is followed
 	// to the letter.
 	exactResend = 30 * time.Second
@@ -250,6 +254,9 @@ func (s *step) resume(awaited string) error {
 	if !slices.Contains(s.rec.Protocol.Resumes, awaited) {
 		p := s.protocol()
 		p.Resumes = append(slices.Clone(p.Resumes), awaited)
+		for bytes := len(strings.Join(p.Resumes, "")); bytes > MaxResumes; p.Resumes = p.Resumes[1:] {
+			bytes -= len(p.Resumes[0])
+		}
 	}
 	if s.rec.Task.State == TaskSuspended {
 		s.requeue(0)
@@ -300,12 +307,17 @@ func (s *step) tell() {
 	}
 }
 
-// Later puts off whom a step resumes: they stay on the record, which is due until
-// they are. It is for where too many resume the same one at once.
-func Later(next Record, effects []Effect) (Record, []Effect) {
+// Later puts off whom a step resumes, but for so many: the others stay on the
+// record, which is due until they are. It is for where too many resume the same
+// one at once, or one write cannot take them all.
+func Later(next Record, effects []Effect, but int) (Record, []Effect) {
 	var awaiters []string
 	effects = slices.DeleteFunc(slices.Clone(effects), func(eff Effect) bool {
 		resume, ok := eff.(ResumeAwaiter)
+		if ok && but > 0 {
+			but--
+			return false
+		}
 		if ok {
 			awaiters = append(awaiters, resume.Awaiter)
 		}

@@ -40,6 +40,9 @@ var (
 	ErrThrottled = errors.New("the store has no capacity left for now")
 	// ErrFull: there is no room for the write; nothing was written.
 	ErrFull = errors.New("the store has no room left")
+	// ErrTooLarge: the writes are too large to be done at once; nothing was
+	// written. Two of them never are.
+	ErrTooLarge = errors.New("the writes are too large to be done at once")
 	// ErrDeployment: the store is not there, or this program may not use it. No
 	// try again helps before somebody has deployed or allowed what the error
 	// says. A write may have happened at an earlier try.
@@ -65,7 +68,7 @@ func (r *Refused) Is(target error) bool { return target == ErrRefused }
 // behind and are hints.
 // Durability: a write that has returned nil survives the loss of any process
 // and of power.
-// Outcomes: a write is done (nil), refused (ErrRefused, ErrThrottled, ErrFull:
+// Outcomes: a write is done (nil), refused (ErrRefused, ErrThrottled, ErrFull, ErrTooLarge:
 // nothing was written) or unknown (any other error, a context's too).
 // Concurrency: all methods may be called at any time from any goroutine.
 // Records passed in and out share no memory with the store.

@@ -19,6 +19,13 @@ type item = map[string]types.AttributeValue
 // limit).
 const maxItem = 400 << 10
 
+// maxTogether is the most bytes of the items of a transaction (DynamoDB's limit).
+const maxTogether = 4_000_000
+
+// reserve is what a pending promise of the protocol leaves of that: for its
+// task, and for what resumes it, so that none of these is ever refused.
+const reserve = 32 << 10
+
 const (
 	dueShards  = 8
 	listShards = 4
@@ -47,8 +54,18 @@ func (s *Store) encode(rec promise.Record) (item, error) {
 		return nil, err
 	}
 	it["r"] = &types.AttributeValueMemberB{Value: b}
-	if n := size(it); n > maxItem {
-		return nil, fmt.Errorf("%w: the record of %s has %d bytes, and an item of DynamoDB at most %d", store.ErrFull, id, n, maxItem)
+	n, most := size(it), maxItem
+	if n > maxItem-reserve && rec.Protocol != nil && !rec.State.Terminal() {
+		most -= reserve
+		p := *rec.Protocol
+		p.Resumes, rec.Protocol, rec.Task.Worker = nil, &p, ""
+		if b, err = store.Encode(&rec); err != nil {
+			return nil, err
+		}
+		n -= len(it["r"].(*types.AttributeValueMemberB).Value) - len(b)
+	}
+	if n > most {
+		return nil, fmt.Errorf("%w: the record of %s has %d bytes, and an item of DynamoDB at most %d", store.ErrFull, id, n, most)
 	}
 	return it, nil
 }

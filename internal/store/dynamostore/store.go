@@ -86,13 +86,18 @@ func (s *Store) ReplaceAll(ctx context.Context, writes []store.Write) error {
 	if err := store.CheckWrites(writes); err != nil {
 		return err
 	}
-	actions := make([]types.TransactWriteItem, len(writes))
+	actions, bytes := make([]types.TransactWriteItem, len(writes)), 0
 	for n, w := range writes {
 		action, err := s.action(w)
 		if err != nil {
 			return err
 		}
-		actions[n] = action
+		if actions[n] = action; action.Put != nil {
+			bytes += size(action.Put.Item)
+		}
+	}
+	if bytes > maxTogether {
+		return fmt.Errorf("%w: they have %d bytes, and a transaction of DynamoDB at most %d", store.ErrTooLarge, bytes, maxTogether)
 	}
 	for _, w := range writes {
 		if !w.Check && w.Record.Rev == 1 {
