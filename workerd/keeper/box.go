@@ -153,7 +153,7 @@ func (b *box) park() {
 
 // hold has another made, in which nothing runs yet.
 func (b *box) hold(h Hold) {
-	b.cell.discard()
+	b.cell.dismiss()
 	b.cell = b.held(h)
 }
 
@@ -347,12 +347,27 @@ func (c *cell) begin(s Start) (err error) {
 	return err
 }
 
+// dismiss ends a cell that had no script. Where all of it is one process, that
+// dies while the next is made; the next job's reap meets it.
+func (c *cell) dismiss() {
+	if c.pidfd < 0 {
+		c.discard()
+		return
+	}
+	unix.PidfdSendSignal(c.pidfd, unix.SIGKILL, nil, 0)
+	c.close()
+}
+
 // discard ends whatever there is of a cell.
 func (c *cell) discard() {
 	for err := error(nil); err != unix.ECHILD; {
 		unix.Kill(-1, unix.SIGKILL)
 		_, err = unix.Wait4(-1, nil, 0, nil)
 	}
+	c.close()
+}
+
+func (c *cell) close() {
 	for _, fd := range append([]int{c.block, c.control, c.pidfd}, c.streams[:]...) {
 		if fd >= 0 {
 			unix.Close(fd)
