@@ -99,7 +99,9 @@ func (e *Engine) Step(ctx context.Context, rec promise.Record, ev promise.Event)
 		if try >= patience && !rec.State.Terminal() {
 			resumed = 0
 		}
-		next, effects = promise.Later(next, effects, resumed)
+		if resumed < promise.MaxResumed {
+			next, effects = promise.Later(next, effects, resumed)
+		}
 		stored, err := e.write(ctx, &next, effects)
 		if errors.Is(err, store.ErrTooLarge) {
 			resumed /= 2

@@ -19,7 +19,7 @@ type item = map[string]types.AttributeValue
 // limit).
 const maxItem = 400 << 10
 
-// maxTogether is the most bytes of the items of a transaction (DynamoDB's limit).
+// maxTogether is the most bytes of the items of a transaction (DynamoDB's limit: 4 MB).
 const maxTogether = 4_000_000
 
 // reserve is what a pending promise of the protocol leaves of that: for its
