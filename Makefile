@@ -7,6 +7,9 @@ SHELL := /bin/bash
 FUZZTIME ?= 60s
 SEEDS ?= 10000
 
+# A process that ends under the race detector waits a second otherwise.
+export GORACE ?= atexit_sleep_ms=0
+
 .PHONY: help
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -31,7 +32,7 @@ import (
 
 func TestMain(m *testing.M) {
 	if code, was := runner.BeKeeper(os.Args); was {
-		os.Exit(code)
+		syscall.Exit(code) // not os.Exit, where the race detector waits a second
 	}
 	emulator.Main(m)
 }

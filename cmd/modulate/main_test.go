@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -19,7 +20,7 @@ import (
 // of the scripts. The command starts this binary as a keeper.
 func TestMain(m *testing.M) {
 	if code, was := runner.BeKeeper(os.Args); was {
-		os.Exit(code)
+		syscall.Exit(code) // not os.Exit, where the race detector waits a second
 	}
 	testscript.Main(m, map[string]func(){
 		"modulate": main,
