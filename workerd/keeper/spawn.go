@@ -50,6 +50,11 @@ func (p Program) Start(f *Folder, hold *os.File, b *Box) (*Client, error) {
 	if Called(os.Args) {
 		return nil, errNoKeeper
 	}
+	// What this process was started with besides its streams is not for keepers,
+	// which may outlive whoever waits for it to be closed.
+	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return nil, fmt.Errorf("starting a keeper: %w", os.NewSyscallError("close_range", err))
+	}
 	ours, theirs, err := socketPair()
 	if err != nil {
 		return nil, fmt.Errorf("starting a keeper: %w", err)

@@ -476,3 +476,41 @@ func parent(t *testing.T, pid string) int {
 	}
 	return ppid
 }
+
+// A keeper has nothing open that its daemon was started with, as the lock of a
+// shell.
+func TestKeeperInheritsNothing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	fd, err := unix.Open(path, unix.O_CREAT|unix.O_RDWR, 0o600) // not close-on-exec: as it was inherited
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	d := newDaemon(t, nil)
+	defer d.end(t)
+	var out bytes.Buffer
+	r := d.Run(t.Context(), job("bash", ":", func(j *runner.Job) { j.Stdout, j.Stderr = &out, io.Discard }))
+	if r.End != runner.Exited {
+		t.Fatalf("%+v", r)
+	}
+	keepers := 0
+	for _, pid := range children(t) {
+		name, err := os.ReadFile("/proc/" + pid + "/cmdline")
+		if err != nil || !strings.HasPrefix(string(name), "modulate-keeper") {
+			continue
+		}
+		keepers++
+		open, err := filepath.Glob("/proc/" + pid + "/fd/*")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range open {
+			if to, _ := os.Readlink(f); to == path {
+				t.Errorf("keeper %s has %s open", pid, to)
+			}
+		}
+	}
+	if keepers == 0 {
+		t.Error("no keeper was found")
+	}
+}
