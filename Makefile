@@ -89,6 +89,17 @@ bench: build ## Medians against a floor measured in the same run
 	go build -o bin/ ./bench
 	bin/bench
 
+.PHONY: bench-sdks
+bench-sdks: build sdks ## Calls through the Resonate SDK for Python on dev, and bare requests of its protocol
+	@dir=$$(mktemp -d) && mkfifo $$dir/said || exit 1; \
+	bin/modulate dev --listen 127.0.0.1:0 --machines cpu:1 --dir $$dir/store >$$dir/said 2>$$dir/log & dev=$$!; \
+	trap 'kill $$dev; wait $$dev; rm -r $$dir' EXIT; \
+	read -r _ _ url _ <$$dir/said || { cat $$dir/log; exit 1; }; \
+	for python in .sdks/python-*/bin/python; do \
+		echo "$${python#.sdks/}" && RESONATE_URL=$${url%,} $$python examples/modulate-resonate/bench.py || exit 1; \
+	done
+	go test ./examples/modulate-resonate -run '^$$' -bench Requests -count 5 | sed -n 's/^BenchmarkRequests.*op//p'
+
 .PHONY: bill
 bill: emulators ## What each kind of life sends to AWS, and its dollars per million
 	go test ./bench -count=1 -run TestBill -v | sed -n 's/^    bill_test.go:[0-9]*: //p'
