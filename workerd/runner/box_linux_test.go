@@ -230,6 +230,7 @@ func TestBoxIsAdoptedWithTooManyFilesOpen(t *testing.T) {
 	d := boxed(t, nil, ample)
 	d.leaveBoxed(t)
 	next := boxed(t, d, ample)
+	next.awaitSandbox(t) // whose directories take descriptors too
 	r, collected := next.adoptBoxed(t, func(adopt func()) {
 		// Adopting takes five: three files of the folder, the folder and the
 		// socket. One is free again when the directories come.
@@ -289,6 +290,19 @@ func TestBoxWithoutPython(t *testing.T) {
 	d.end(t)
 }
 
+// awaitSandbox waits for a sandbox that is made ahead.
+func (d *daemon) awaitSandbox(t *testing.T) {
+	t.Helper()
+	late := time.After(time.Minute)
+	for tick := time.Tick(time.Millisecond); d.Pool().Sandboxes == 0; {
+		select {
+		case <-tick:
+		case <-late:
+			t.Fatal("none is ever ready")
+		}
+	}
+}
+
 // What is ready is told, and each script for which it was not is counted once.
 func TestPool(t *testing.T) {
 	d := boxed(t, nil, ample)
@@ -297,14 +311,7 @@ func TestPool(t *testing.T) {
 		command string
 		ready   bool
 	}{{python, true}, {"/bin/sh", false}, {python, true}} {
-		late := time.After(time.Minute)
-		for tick := time.Tick(time.Millisecond); d.Pool().Sandboxes == 0; { // one is being made
-			select {
-			case <-tick:
-			case <-late:
-				t.Fatal("none is ever ready")
-			}
-		}
+		d.awaitSandbox(t)
 		good(t, d.in(t, job(step.command, "")))
 		if !step.ready {
 			cold++

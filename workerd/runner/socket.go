@@ -89,16 +89,18 @@ func (d *door) back() bool {
 	if err != nil || d.out.Load() {
 		return false
 	}
+	alone := false
 	err = conn.Control(func(fd uintptr) {
 		for {
 			waiting, _, err := unix.Accept(int(fd))
-			if err != nil { // nobody: it does not block
+			if err != nil { // it does not block; with no descriptor left somebody may wait
+				alone = err == unix.EAGAIN
 				return
 			}
 			unix.Close(waiting)
 		}
 	})
-	return err == nil && d.l.SetDeadline(time.Time{}) == nil
+	return err == nil && alone && d.l.SetDeadline(time.Time{}) == nil
 }
 
 // at reports whether path is this door.

@@ -42,7 +42,8 @@ func (s *socket) serve(l net.Listener, numbers string) {
 		ErrorLog:          slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
 	}
 	s.serving.Go(func() {
-		if err := s.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		// A runner that leaves the script to an adopter closes l itself.
+		if err := s.server.Serve(l); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 			s.j.w.log.Warn("a script's socket broke", "id", s.j.id, "error", err)
 		}
 	})

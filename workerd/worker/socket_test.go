@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -263,6 +264,26 @@ func TestSocketDiesWithTheAttempt(t *testing.T) {
 	}
 	if got := w.children("a"); len(got) != 0 {
 		t.Errorf("children %q", got)
+	}
+}
+
+// A runner that leaves a script to an adopter closes the listener itself: there
+// is nothing to warn of.
+func TestSocketWhoseRunnerHasClosedIt(t *testing.T) {
+	var log logged
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "socket"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s := &socket{j: &job{w: &Worker{log: slog.New(slog.NewTextHandler(&log, nil))}, work: t.Context()}}
+	s.serve(l, "")
+	s.serving.Wait()
+	s.close()
+	if log.String() != "" {
+		t.Error(log.String())
 	}
 }
 
