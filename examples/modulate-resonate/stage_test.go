@@ -78,7 +78,7 @@ func TestOnAWS(t *testing.T) {
 }
 
 // instanceKilled: the gateway and the worker die, and the next ones have the
-// task once its lease is over, or 30 s later: its message may have been given to
+// task once its lease is over, or 10 s later: its message may have been given to
 // the dead one's last receive.
 func (w *world) instanceKilled() {
 	worker, end := w.begun("3")

@@ -24,7 +24,7 @@ import (
 
 // Times of a delivery.
 const (
-	takeTime    = 30 * time.Second // within which a worker takes what it was sent; then twice as long, up to 64 times
+	takeTime    = 10 * time.Second // within which a worker takes what it was sent; then twice as long, up to 64 times
 	absentTime  = 5 * time.Second  // until a task is offered again whose worker is not connected
 	leaseSlack  = time.Second      // by which a message comes back after its task's lease
 	maxHide     = 11 * time.Hour   // a message is hidden for 12 hours at most

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"testing"
@@ -144,6 +145,65 @@ func TestAnswerLost(t *testing.T) {
 		}
 		if got := h.Held("b"); len(got) != 1 || got[0] != (protocol.Held{ID: "t", Version: 2}) {
 			t.Errorf("b holds %v", got)
+		}
+	})
+}
+
+// mortal is a queue whose user dies while it waits there: what it is given then
+// it never sees.
+type mortal struct {
+	queue.Queue
+	dead chan struct{}
+}
+
+func (q mortal) Receive(ctx context.Context, machine string, limit int, hide, wait time.Duration) ([]queue.Delivery, error) {
+	got, err := q.Queue.Receive(ctx, machine, limit, hide, wait)
+	select {
+	case <-q.dead:
+		<-ctx.Done()
+		return nil, context.Cause(ctx)
+	default:
+		return got, err
+	}
+}
+
+// TestGivenToTheDead: a message that is given to a process which has died, for it
+// was waiting for one, comes to the next within 15 s of its task's lease.
+func TestGivenToTheDead(t *testing.T) {
+	still(t, func(t *testing.T, h *Hub, e *engine.Engine) {
+		if _, err := e.Create(t.Context(), remote(e, "t", "poll://any@g"), nil); err != nil {
+			t.Fatal(err)
+		}
+		q := mortal{e.Queue, make(chan struct{})}
+		doomed := *e
+		doomed.Queue = q
+		dead, err := New(Config{Engine: &doomed})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer dead.Close()
+		next, leave := attach(t, dead)
+		defer leave()
+		id, version := next()
+		const lease = 3 * time.Second
+		over := time.Now().Add(lease)
+		rec, err := e.Apply(t.Context(), id, promise.Acquire{Version: version, Worker: "a", Lease: lease})
+		if err != nil {
+			t.Fatal(err)
+		}
+		dead.Acquired(id, rec.Task.Version, "a", lease)
+		close(q.dead)
+		wait(t.Context(), lease+2*leaseSlack)
+		if d, err := e.Queue.Depth(t.Context(), promise.SDKQueue+"g"); err != nil || d != (queue.Depth{InFlight: 1}) {
+			t.Fatalf("messages: %+v, %v; the dead one was given none", d, err)
+		}
+		next, leaveNext := attach(t, h)
+		defer leaveNext()
+		if id, version := next(); id != "t" || version != 1 {
+			t.Errorf("sent %s at %d", id, version)
+		}
+		if late := time.Since(over); late > 15*time.Second {
+			t.Errorf("sent %s after the lease", late)
 		}
 	})
 }

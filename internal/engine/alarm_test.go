@@ -2,6 +2,7 @@ package engine
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -50,5 +51,40 @@ func TestAlarm(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A task that is to start later, but soon, has a message for then in its own
+// queue, also if it is made under a fence.
+func TestAlarmOfADelay(t *testing.T) {
+	for _, fenced := range []bool{false, true} {
+		for delay, messages := range map[time.Duration]int{30 * time.Second: 1, 90 * time.Second: 0} {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t)
+				b.Now, b.Alarm = nil, 90*time.Second
+				rec := promise.NewRemote("local", "wf.1", b.Time().Add(time.Hour), promise.Protocol{Tags: map[string]string{
+					promise.TagTarget: "poll://any@other", promise.TagDelay: fmt.Sprint(b.Time().Add(delay)),
+				}})
+				var err error
+				if fenced {
+					b.held("wf")
+					_, err = b.FencedCreate(t.Context(), Fence{Task: "wf", Version: 1}, rec)
+				} else {
+					_, err = b.Create(t.Context(), rec, nil)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				for at, want := range []int{0, messages} {
+					got, err := b.queue.Receive(t.Context(), "sdk:other", 10, time.Hour, 0)
+					if err != nil || len(got) != want {
+						t.Errorf("fenced %v, in %s: %d messages, %v; want %d", fenced, delay, len(got), err, want)
+					}
+					if at == 0 {
+						time.Sleep(delay)
+					}
+				}
+			})
+		}
 	}
 }

@@ -28,8 +28,9 @@ type Engine struct {
 
 	// Alarm is for where nobody looks for what is due all the time: a promise
 	// whose deadline is nearer than this when it is created gets a second
-	// message, to be received when it has timed out. What else comes due as soon
-	// is sent for by the write that makes it so. 0: there is none.
+	// message, to be received when it has timed out; one whose task starts later,
+	// but sooner than this, a message for then. What else comes due as soon is
+	// sent for by the write that makes it so. 0: there is none.
 	Alarm time.Duration
 
 	// Expect is told when what was written wants to be stepped again, if another
@@ -195,8 +196,12 @@ func (e *Engine) create(ctx context.Context, ev promise.Create, parent *Parent) 
 	return next, nil
 }
 
-// alarm sends a second message for rec if its deadline is near.
+// alarm sends a second message for rec if its deadline is near, and one for the
+// start of its task if that is.
 func (e *Engine) alarm(ctx context.Context, machine string, rec *promise.Record) {
+	if left := rec.NotBefore.Sub(e.now()); left > 0 && left < e.Alarm {
+		e.perform(ctx, rec, []promise.Effect{promise.Send{Machine: rec.Machine, ID: rec.ID, Version: rec.Task.Version, Delay: left}})
+	}
 	left := rec.DeadlineAt.Sub(e.now())
 	if left < e.Alarm && !rec.State.Terminal() {
 		e.perform(ctx, rec, []promise.Effect{promise.Send{Machine: machine, ID: rec.ID, Version: rec.Task.Version, Delay: max(0, left) + alarmSlack}})

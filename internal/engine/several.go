@@ -221,7 +221,7 @@ func (e *Engine) FencedSettle(ctx context.Context, f Fence, id string, ev promis
 var ErrFence = errors.New("the task does not let this be done")
 
 func (e *Engine) fenced(ctx context.Context, f Fence, id string, ev promise.Event) (rec promise.Record, err error) {
-	create, creates := ev.(promise.Create)
+	_, creates := ev.(promise.Create)
 	resumed := promise.MaxResumed
 	err = e.again(ctx, id, func() error {
 		// What is done is looked at before the task, which is held all the while
@@ -263,7 +263,7 @@ func (e *Engine) fenced(ctx context.Context, f Fence, id string, ev promise.Even
 		}
 		rec = all[0].rec
 		if creates {
-			e.alarm(ctx, holder.Machine, &create.Record)
+			e.alarm(ctx, holder.Machine, &rec)
 		}
 		return verdict
 	})

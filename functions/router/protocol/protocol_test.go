@@ -107,6 +107,7 @@ func TestStatuses(t *testing.T) {
 		{"task.acquire", object{"id": "work", "version": -1, "pid": "w", "ttl": 1000}, 400},
 		{"task.acquire", object{"id": "work", "version": 0, "pid": "w", "ttl": 0}, 400},
 		{"task.acquire", object{"id": "work", "version": 0, "ttl": 1000}, 400},
+		{"task.acquire", object{"id": "work", "version": 0, "pid": strings.Repeat("w", 1001), "ttl": 1000}, 400},
 		{"task.acquire", object{"id": "free", "version": 0, "pid": "w", "ttl": 1000}, 404},
 		{"task.acquire", object{"id": "work", "version": 0, "pid": "w", "ttl": 1000}, 200},
 		{"task.acquire", object{"id": "work", "version": 1, "pid": "w", "ttl": 1000}, 409},

@@ -33,12 +33,14 @@ type lease struct {
 	TTL *int64  `json:"ttl"`
 }
 
-// maxTTL is the longest lease in milliseconds: a day.
-const maxTTL = 24 * 60 * 60 * 1000
+const (
+	maxTTL = 24 * 60 * 60 * 1000 // milliseconds, the longest lease: a day
+	maxPID = 1000                // bytes of a worker's name
+)
 
 func (n lease) check() (pid string, ttl time.Duration, err error) {
-	if n.PID == nil || *n.PID == "" {
-		return "", 0, invalid("Invalid data: pid is missing")
+	if n.PID == nil || *n.PID == "" || len(*n.PID) > maxPID {
+		return "", 0, invalid("Invalid data: pid must have 1 to %d bytes", maxPID)
 	}
 	if n.TTL == nil || *n.TTL < 1 {
 		return "", 0, invalid("Invalid data: ttl must be milliseconds from 1 on")

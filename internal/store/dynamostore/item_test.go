@@ -160,6 +160,32 @@ func TestLargestItem(t *testing.T) {
 	}
 }
 
+// Writes that a transaction does not take together are refused before DynamoDB is
+// asked, those that only look as well; two of them always fit.
+func TestTooLargeTogether(t *testing.T) {
+	t.Parallel()
+	s := open(t, emulator.DynamoDB(t))
+	big := func(n int) promise.Record {
+		rec := record(fmt.Sprint("big", n))
+		rec.Call.Input.Args = []string{strings.Repeat("x", 390<<10)}
+		return rec
+	}
+	var put, look []store.Write
+	for n := range 11 {
+		create(t, s, big(n))
+		look = append(look, store.Write{Record: big(n), Check: true})
+		put = append(put, store.Write{Record: settled(big(n))})
+	}
+	for name, writes := range map[string][]store.Write{"puts": put, "looks and a put": append(look[:10:10], put[10])} {
+		if err := s.ReplaceAll(t.Context(), writes); !errors.Is(err, store.ErrTooLarge) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := s.ReplaceAll(t.Context(), []store.Write{look[0], put[1]}); err != nil {
+		t.Errorf("two: %v", err)
+	}
+}
+
 // DynamoDB answers 1 MB at a time.
 func TestSeveralPages(t *testing.T) {
 	t.Parallel()

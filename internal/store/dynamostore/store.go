@@ -88,13 +88,11 @@ func (s *Store) ReplaceAll(ctx context.Context, writes []store.Write) error {
 	}
 	actions, bytes := make([]types.TransactWriteItem, len(writes)), 0
 	for n, w := range writes {
-		action, err := s.action(w)
+		action, weight, err := s.action(w)
 		if err != nil {
 			return err
 		}
-		if actions[n] = action; action.Put != nil {
-			bytes += size(action.Put.Item)
-		}
+		actions[n], bytes = action, bytes+weight
 	}
 	if bytes > maxTogether {
 		return fmt.Errorf("%w: they have %d bytes, and a transaction of DynamoDB at most %d", store.ErrTooLarge, bytes, maxTogether)
@@ -124,19 +122,21 @@ func (s *Store) ReplaceAll(ctx context.Context, writes []store.Write) error {
 	})
 }
 
-// action is a write as a part of a transaction.
-func (s *Store) action(w store.Write) (types.TransactWriteItem, error) {
+// action is a write as a part of a transaction, and how many bytes its item has.
+// What is only looked at may count too: the limits do not say that it does not.
+func (s *Store) action(w store.Write) (_ types.TransactWriteItem, bytes int, err error) {
 	const old = types.ReturnValuesOnConditionCheckFailureAllOld
 	if w.Check {
+		b, err := store.Encode(&w.Record)
 		return types.TransactWriteItem{ConditionCheck: &types.ConditionCheck{
 			TableName: &s.Table, Key: key(partition(w.Record.ID), w.Record.ID),
 			ConditionExpression: new("v = :v"), ExpressionAttributeValues: item{":v": number(int64(w.Record.Rev))},
 			ReturnValuesOnConditionCheckFailure: old,
-		}}, nil
+		}}, len(b), err
 	}
 	it, err := s.encode(w.Record)
 	if err != nil {
-		return types.TransactWriteItem{}, err
+		return types.TransactWriteItem{}, 0, err
 	}
 	put := &types.Put{TableName: &s.Table, Item: it, ReturnValuesOnConditionCheckFailure: old}
 	if w.Record.Rev == 1 {
@@ -145,7 +145,7 @@ func (s *Store) action(w store.Write) (types.TransactWriteItem, error) {
 		put.ConditionExpression = new("v = :v")
 		put.ExpressionAttributeValues = item{":v": number(int64(w.Record.Rev - 1))}
 	}
-	return types.TransactWriteItem{Put: put}, nil
+	return types.TransactWriteItem{Put: put}, size(it), nil
 }
 
 // Due is that of [store.Store].
