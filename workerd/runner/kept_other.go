@@ -10,7 +10,10 @@ import (
 // Kept is for Linux: [OpenKept] makes none here.
 type Kept struct{}
 
-var _ Adopter = (*Kept)(nil)
+var (
+	_ Adopter = (*Kept)(nil)
+	_ Pooled  = (*Kept)(nil)
+)
 
 // OpenKept fails with ErrNoKeepers.
 func OpenKept(KeptConfig) (*Kept, error) { return nil, ErrNoKeepers }
@@ -23,6 +26,9 @@ func (*Kept) Run(context.Context, Job) Result { return failed(ErrNoKeepers) }
 
 // Adopt implements [Adopter].
 func (*Kept) Adopt() ([]Orphan, error) { return nil, ErrNoKeepers }
+
+// Pool implements [Pooled].
+func (*Kept) Pool() PoolReport { return PoolReport{} }
 
 // Boottime is a time for [Lease]; nobody enforces one here.
 func Boottime() time.Duration { return time.Duration(time.Now().UnixNano()) }
