@@ -2,9 +2,11 @@ package runner_test
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -82,14 +84,16 @@ func TestManyScriptsLeaveNothing(t *testing.T) {
 			all.Go(func() {
 				for n := from + lane; n < to; n += 2 {
 					var out bytes.Buffer
+					var socket net.Listener
 					r := d.Run(t.Context(), job(python, fmt.Sprintf("print(%d)", n), func(j *runner.Job) {
 						j.Stdout, j.Note = &out, []byte("note")
+						j.Serve = func(l net.Listener, _ string) { socket = l }
 					}))
 					if r.End != runner.Exited || r.Code != 0 || r.Err != nil || out.String() != fmt.Sprintln(n) {
 						t.Errorf("script %d: %+v, stdout %q", n, r, out.String())
 						return
 					}
-					if err := r.Forget(); err != nil {
+					if err := errors.Join(socket.Close(), r.Forget()); err != nil {
 						t.Error(err)
 					}
 				}
