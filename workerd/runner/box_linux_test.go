@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -155,14 +156,21 @@ func (d *daemon) leaveBoxed(t *testing.T) {
 	stdin, w := io.Pipe() // says nothing
 	defer w.Close()
 	r := d.Run(t.Context(), job(python, `
-import os, sys, time
+import os, socket, sys
 print('first', flush=True)
 sys.stdin.read()
+s = socket.socket(socket.AF_UNIX)
+s.connect(os.environ['MODULATE_SOCKET'])
+s.settimeout(60)
+s.sendall(b'hello')
+s.shutdown(socket.SHUT_WR)
+s.recv(1)
 print('last')
 open(os.environ['MODULATE_OUTPUT'] + '/result.json', 'w').write('{}')
 sys.exit(3)`, func(j *runner.Job) {
 		j.Note, j.Leave, j.Stdin = []byte("note"), left, stdin
 		j.Stdout = writerFunc(func(p []byte) (int, error) { close(left); return len(p), nil })
+		j.Serve = func(net.Listener, string) {}
 	}))
 	if r.End != runner.Left {
 		t.Fatalf("%+v", r)
@@ -172,7 +180,8 @@ sys.exit(3)`, func(j *runner.Job) {
 	}
 }
 
-// adoptBoxed adopts what leaveBoxed has left, and waits for its end.
+// adoptBoxed adopts what leaveBoxed has left, hears it at its socket, and waits
+// for its end.
 func (d *daemon) adoptBoxed(t *testing.T, about func(adopt func())) (r ran, collected string) {
 	t.Helper()
 	var orphans []runner.Orphan
@@ -182,14 +191,39 @@ func (d *daemon) adoptBoxed(t *testing.T, about func(adopt func())) (r ran, coll
 		t.Fatalf("%d adopted: %v", len(orphans), err)
 	}
 	var out bytes.Buffer
+	var socket net.Listener
+	said := make(chan string, 1)
 	r.Result = orphans[0].Resume(t.Context(), runner.Job{
 		Stdout: &out, Stdin: strings.NewReader(""),
+		Serve: func(l net.Listener, _ string) {
+			socket = l
+			go func() {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				defer c.Close()
+				body, _ := io.ReadAll(c)
+				said <- string(body)
+			}()
+		},
 		Collect: func(_ context.Context, root *os.Root) error {
 			body, err := root.ReadFile("result.json")
 			collected = string(body)
 			return err
 		},
 	})
+	select {
+	case got := <-said: // before the script's end, which waits for it
+		if got != "hello" {
+			t.Errorf("through its socket it said %q", got)
+		}
+	default:
+		t.Error("it was not heard at its socket")
+	}
+	if err := socket.Close(); err != nil {
+		t.Error(err)
+	}
 	r.out = out.String()
 	return r, collected
 }
