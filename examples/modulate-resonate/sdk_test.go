@@ -132,7 +132,7 @@ type process struct {
 	mu    sync.Mutex
 	lines []string
 	last  string        // of them, on its stdout
-	more  chan struct{} // capacity 1: there is more, or it has ended
+	more  chan struct{} // capacity 1: there is more
 	done  chan struct{}
 	err   error
 }
@@ -205,10 +205,20 @@ func (p *process) count(prefix string) (n int) {
 // wait returns the first line that begins so.
 func (p *process) wait(prefix string) string {
 	p.t.Helper()
+	return p.waits(prefix, 1)
+}
+
+// waits returns the n-th line that begins so.
+func (p *process) waits(prefix string, n int) string {
+	p.t.Helper()
 	over := time.After(patience)
 	for {
+		left := n
 		for line := range strings.Lines(p.output()) {
 			if strings.HasPrefix(line, prefix) {
+				left--
+			}
+			if left == 0 {
 				return strings.TrimSpace(line)
 			}
 		}
@@ -315,9 +325,7 @@ func (w *world) kills() {
 	}
 
 	client = w.program("modulate.py", "--script", slow, "--direct")
-	for worker.count("started") < 2 {
-		<-worker.more
-	}
+	worker.waits("started", 2)
 	killed := time.Now()
 	worker.kill() // which also waits for its script's end
 	other := w.ready("worker.py", "--group", "gpu", "--ttl", "3")
