@@ -106,6 +106,28 @@ func TestCacheSpares(t *testing.T) {
 	})
 }
 
+// TestCacheKeepsWhatIsPut: a content that came through here is not fetched; one
+// that is not what its key says is not kept.
+func TestCacheKeepsWhatIsPut(t *testing.T) {
+	inner := &asked{Blobs: blob.NewMemory()}
+	c := blob.NewCache(inner, 16<<20)
+	sum := promise.Hash(sha256.Sum256([]byte("print(1)")))
+	key := blob.ContentKey(sum)
+	if err := c.Put(t.Context(), key, strings.NewReader("print(2)"), 8, sum); !errors.Is(err, blob.ErrMismatch) {
+		t.Errorf("another content: %v", err)
+	}
+	if _, err := c.Get(t.Context(), key, 0); !errors.Is(err, blob.ErrNotFound) {
+		t.Errorf("it is there: %v", err)
+	}
+	if err := c.Put(t.Context(), key, strings.NewReader("print(1)"), 8, sum); err != nil {
+		t.Fatal(err)
+	}
+	inner.gets = 0
+	if got, err := read(t, c, key, 0); got != "print(1)" || err != nil || inner.gets != 0 {
+		t.Errorf("read %q, %v, %d gets", got, err, inner.gets)
+	}
+}
+
 // TestCacheIsBounded: large contents pass through, and many small ones drive
 // out those not used for the longest time.
 func TestCacheIsBounded(t *testing.T) {
