@@ -49,9 +49,29 @@ func holds(t *testing.T) (h holdings) {
 		theirs, _ := filepath.Glob("/proc/" + k + "/fd/*")
 		h.theirs += len(theirs)
 	}
-	uids, _ := filepath.Glob("/run/modulate/uid/*")
-	h.uids = len(uids)
+	h.uids = len(uids(t))
 	return h
+}
+
+// uids are the files that the keepers of this process hold, one for each uid.
+func uids(t *testing.T) map[string]os.FileInfo {
+	t.Helper()
+	all := map[string]os.FileInfo{}
+	for _, k := range children(t) {
+		theirs, _ := filepath.Glob("/proc/" + k + "/fd/*")
+		for _, fd := range theirs {
+			path, _ := os.Readlink(fd)
+			if !strings.HasPrefix(path, "/run/modulate/uid/") {
+				continue
+			}
+			info, err := os.Stat(fd)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all[path] = info
+		}
+	}
+	return all
 }
 
 // children are the children of this process.
@@ -107,14 +127,20 @@ func TestManyScriptsLeaveNothing(t *testing.T) {
 	run(50, 50+scripts)
 	after := holds(t)
 	t.Logf("before: %s; after %d: %s", before, scripts, after)
-	if after.descriptors > before.descriptors+4 || after.mounts != before.mounts || after.theirs > before.theirs+8 || after.keepers > before.keepers+1 {
+	if after.descriptors > before.descriptors+4 || after.mounts != before.mounts || after.theirs > before.theirs+8 || after.keepers > before.keepers+1 ||
+		after.uids == 0 || after.uids > after.keepers {
 		t.Errorf("something leaks")
 	}
 	if grown := after.memory/max(after.keepers, 1) - before.memory/max(before.keepers, 1); grown > 1024 {
 		t.Errorf("a keeper has grown by %d KiB", grown)
 	}
-	keepers := names(t, d.spool)
+	keepers, leased := names(t, d.spool), uids(t)
 	d.end(t)
+	for path, info := range leased {
+		if now, err := os.Stat(path); err == nil && os.SameFile(now, info) {
+			t.Errorf("a uid is not given back: %s", path)
+		}
+	}
 	if left := len(children(t)); left > already {
 		t.Errorf("%d processes are left", left-already)
 	}
