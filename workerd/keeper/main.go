@@ -56,7 +56,7 @@ func Main() int {
 	if err := k.open(); err != nil {
 		return 1
 	}
-	for k.turn() {
+	for k.needed() && k.turn() == nil {
 	}
 	k.giveUp()
 	return 0
@@ -81,9 +81,8 @@ func (k *keeper) open() (err error) {
 	return err
 }
 
-// turn waits for something to happen and does what follows. False: the keeper
-// is to end.
-func (k *keeper) turn() bool {
+// turn waits for something to happen and does what follows.
+func (k *keeper) turn() error {
 	k.arm()
 	var set [6]unix.PollFd
 	fds := append(set[:0],
@@ -101,7 +100,7 @@ func (k *keeper) turn() bool {
 		fds = k.box.polls(fds)
 	}
 	if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
-		return false
+		return err
 	}
 	if fds[0].Revents != 0 && !k.hear() {
 		k.hangUp()
@@ -118,7 +117,7 @@ func (k *keeper) turn() bool {
 		k.tellReady(k.box.cell)
 	}
 	k.flush()
-	return k.needed()
+	return nil
 }
 
 // giveUp gives back all that the keeper has of the host.
