@@ -264,7 +264,7 @@ func TestBoxIsAdoptedWithTooManyFilesOpen(t *testing.T) {
 	d := boxed(t, nil, ample)
 	d.leaveBoxed(t)
 	next := boxed(t, d, ample)
-	next.awaitSandbox(t) // whose directories take descriptors too
+	next.awaitSandboxes(t) // whose directories take descriptors too
 	r, collected := next.adoptBoxed(t, func(adopt func()) {
 		// Adopting takes five: three files of the folder, the folder and the
 		// socket. One is free again when the directories come.
@@ -324,11 +324,14 @@ func TestBoxWithoutPython(t *testing.T) {
 	d.end(t)
 }
 
-// awaitSandbox waits for a sandbox that is made ahead.
-func (d *daemon) awaitSandbox(t *testing.T) {
+// awaitSandboxes waits until one is made ahead in every idle keeper.
+func (d *daemon) awaitSandboxes(t *testing.T) {
 	t.Helper()
 	late := time.After(time.Minute)
-	for tick := time.Tick(time.Millisecond); d.Pool().Sandboxes == 0; {
+	for tick := time.Tick(time.Millisecond); ; {
+		if p := d.Pool(); p.Sandboxes > 0 && p.Sandboxes == p.Keepers {
+			return
+		}
 		select {
 		case <-tick:
 		case <-late:
@@ -345,7 +348,7 @@ func TestPool(t *testing.T) {
 		command string
 		ready   bool
 	}{{python, true}, {"/bin/sh", false}, {python, true}} {
-		d.awaitSandbox(t)
+		d.awaitSandboxes(t)
 		good(t, d.in(t, job(step.command, "")))
 		if !step.ready {
 			cold++

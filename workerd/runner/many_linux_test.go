@@ -122,10 +122,15 @@ func TestManyScriptsLeaveNothing(t *testing.T) {
 		all.Wait()
 		runtime.GC()
 	}
+	rest := func() holdings {
+		t.Helper()
+		d.awaitSandboxes(t)
+		return holds(t)
+	}
 	run(0, 50) // until everything is as large as it gets
-	before := holds(t)
+	before := rest()
 	run(50, 50+scripts)
-	after := holds(t)
+	after := rest()
 	t.Logf("before: %s; after %d: %s", before, scripts, after)
 	if after.descriptors > before.descriptors+4 || after.mounts != before.mounts || after.theirs > before.theirs+8 || after.keepers > before.keepers+1 ||
 		after.uids == 0 || after.uids > after.keepers {
