@@ -52,7 +52,6 @@ var steps = [][]string{{
 }, {
 	`CREATE TABLE blob (
 		key        TEXT PRIMARY KEY,
-		size       INTEGER NOT NULL,
 		written_at INTEGER NOT NULL,
 		content    BLOB NOT NULL
 	) STRICT, WITHOUT ROWID`,

@@ -33,9 +33,9 @@ func (b *Blobs) Put(ctx context.Context, key string, src io.Reader, size int64, 
 		return fmt.Errorf("keeping %s: %w", key, err)
 	}
 	err = b.db.Write(ctx, func(tx *sqlite.Tx) error {
-		_, err := tx.Exec(`INSERT INTO blob (key, size, written_at, content) VALUES (?, ?, ?, ?)
-			ON CONFLICT (key) DO UPDATE SET size = excluded.size, written_at = excluded.written_at, content = excluded.content`,
-			key, size, now(), body)
+		_, err := tx.Exec(`INSERT INTO blob (key, written_at, content) VALUES (?, ?, ?)
+			ON CONFLICT (key) DO UPDATE SET written_at = excluded.written_at, content = excluded.content`,
+			key, now(), body)
 		return err
 	})
 	return explain("keeping", key, err)
@@ -55,14 +55,14 @@ func (b *Blobs) Get(ctx context.Context, key string, offset int64) (io.ReadClose
 
 // Stat implements [blob.Blobs].
 func (b *Blobs) Stat(ctx context.Context, key string) (info blob.Info, err error) {
-	err = b.one(ctx, "SELECT key, size, written_at FROM blob WHERE key = ?", key, func(row []any) { info = describe(row) })
+	err = b.one(ctx, "SELECT key, length(content), written_at FROM blob WHERE key = ?", key, func(row []any) { info = describe(row) })
 	return info, explain("reading", key, err)
 }
 
 // List implements [blob.Blobs].
 func (b *Blobs) List(ctx context.Context, prefix string) (found []blob.Info, err error) {
 	err = b.db.Read(ctx, func(c *sqlite.Conn) error {
-		return c.Query("SELECT key, size, written_at FROM blob WHERE key >= ?1 AND key < ?1 || char(0x10ffff) ORDER BY key", func(row []any) error {
+		return c.Query("SELECT key, length(content), written_at FROM blob WHERE key >= ?1 AND key < ?1 || char(0x10ffff) ORDER BY key", func(row []any) error {
 			found = append(found, describe(row))
 			return nil
 		}, prefix)
