@@ -168,17 +168,23 @@ func TestMutants(t *testing.T) {
 			if m == clockDecides {
 				opt.wild = 0.5
 			}
-			caught, at := "", uint64(0)
-			many(500, opt, func(seed uint64, w *world) bool {
-				if len(w.broken) > 0 {
-					caught, at = w.broken[0], seed
-				}
-				return caught == ""
-			})
-			if caught == "" {
-				t.Error("not noticed in 500 histories")
-			}
-			t.Logf("seed %d: %s", at, caught)
+			noticed(t, opt)
 		})
 	}
+}
+
+// noticed fails unless one of 500 histories shows that the program is broken.
+func noticed(t *testing.T, opt options) {
+	t.Helper()
+	caught, at := "", uint64(0)
+	many(500, opt, func(seed uint64, w *world) bool {
+		if len(w.broken) > 0 {
+			caught, at = w.broken[0], seed
+		}
+		return caught == ""
+	})
+	if caught == "" {
+		t.Error("not noticed in 500 histories")
+	}
+	t.Logf("seed %d: %s", at, caught)
 }

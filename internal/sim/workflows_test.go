@@ -70,17 +70,7 @@ func TestWorkflowMutants(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			opt := rough
 			opt.mutant = m
-			caught, at := "", uint64(0)
-			many(500, opt, func(seed uint64, w *world) bool {
-				if len(w.broken) > 0 {
-					caught, at = w.broken[0], seed
-				}
-				return caught == ""
-			})
-			if caught == "" {
-				t.Error("not noticed in 500 histories")
-			}
-			t.Logf("seed %d: %s", at, caught)
+			noticed(t, opt)
 		})
 	}
 }
