@@ -112,12 +112,26 @@ func (b *boxes) bare() error {
 
 // one is one caller who pauses between submissions.
 func (b *boxes) one(w io.Writer) error {
+	v, err := b.turns(b.bare)
+	if err != nil {
+		return err
+	}
+	floor := median(v[2])
+	is := "bare spawn " + number(floor)
+	figure{name: "real script in a sandbox, one caller, p50", unit: "ms", value: median(v[0]), floor: is, reach: 0.7 * floor}.print(w)
+	figure{name: "submit to first byte of its output, p50", unit: "ms", value: median(v[1]), floor: is, reach: 0.4 * floor}.print(w)
+	return nil
+}
+
+// turns has one caller and bare take turns, with a pause before each. It
+// returns what a life, the way to its first byte and bare take in each round.
+func (b *boxes) turns(bare func() error) ([][]float64, error) {
 	const calls = 40
-	v, err := each(func() ([]float64, error) {
+	return each(func() ([]float64, error) {
 		var whole, first, floor []float64
 		for range calls {
 			time.Sleep(apart)
-			ms, err := timed(b.bare)
+			ms, err := timed(bare)
 			if err != nil {
 				return nil, err
 			}
@@ -132,14 +146,6 @@ func (b *boxes) one(w io.Writer) error {
 		}
 		return []float64{median(whole), median(first), median(floor)}, nil
 	})
-	if err != nil {
-		return err
-	}
-	floor := median(v[2])
-	is := "bare spawn " + number(floor)
-	figure{name: "real script in a sandbox, one caller, p50", unit: "ms", value: median(v[0]), floor: is, reach: 0.7 * floor}.print(w)
-	figure{name: "submit to first byte of its output, p50", unit: "ms", value: median(v[1]), floor: is, reach: 0.4 * floor}.print(w)
-	return nil
 }
 
 // many is as many callers as keep every slot busy. Its floor is as many that

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"time"
 
 	"modulate/workerd/runner"
 )
@@ -58,25 +57,7 @@ func coldOne(ctx context.Context, w io.Writer, python string) error {
 		return err
 	}
 	b := boxes{ctx: ctx, python: python, client: newClient(srv.url, 1)}
-	const calls = 40
-	v, err := each(func() ([]float64, error) {
-		var whole, first, floor []float64
-		for range calls {
-			time.Sleep(apart)
-			bare, err := timed(func() error { return b.cold(plan.Sandbox) })
-			if err != nil {
-				return nil, err
-			}
-			time.Sleep(apart)
-			sent := time.Now()
-			began, err := b.nonce.once(ctx, b.client)
-			if err != nil {
-				return nil, err
-			}
-			whole, first, floor = append(whole, millis(time.Since(sent))), append(first, millis(began.Sub(sent.Round(0)))), append(floor, bare)
-		}
-		return []float64{median(whole), median(first), median(floor)}, nil
-	})
+	v, err := b.turns(func() error { return b.cold(plan.Sandbox) })
 	if err != nil {
 		return fmt.Errorf("scripts in sandboxes, the pool empty: %w", err)
 	}
