@@ -77,11 +77,17 @@ func lendAt(d **door, path string, everyone bool) (_ net.Listener, err error) {
 	return (*d).lend(), nil
 }
 
-func (g *hostGround) give() error {
-	if g.door != nil && !g.door.back() {
-		g.door.Close()
-		g.door = nil
+// takeBack takes a door back that was lent, if there is one, and has none left
+// where it can be used no more.
+func takeBack(d **door) {
+	if *d != nil && !(*d).back() {
+		(*d).Close()
+		*d = nil
 	}
+}
+
+func (g *hostGround) give() error {
+	takeBack(&g.door)
 	g.script = g.keepScript()
 	if err := g.k.spares.give(g.spare); err != nil {
 		return fmt.Errorf("removing the job's directory: %w", err)
@@ -177,9 +183,7 @@ func (boxGround) socketAt() string { return sandbox.SocketDir + "/" + socketName
 func (g boxGround) listen() (net.Listener, error) {
 	d, _ := g.client.Door.(*door)
 	l, err := lendAt(&d, g.client.Sockets()+"/"+socketName, true)
-	if err == nil {
-		g.client.Door = d
-	}
+	g.client.Door = d
 	return l, err
 }
 
@@ -187,10 +191,9 @@ func (boxGround) name() string { return "" }
 
 func (g boxGround) give() error {
 	g.Close()
-	if d, ok := g.client.Door.(*door); ok && !d.back() {
-		d.Close()
-		g.client.Door = nil
-	}
+	d, _ := g.client.Door.(*door)
+	takeBack(&d)
+	g.client.Door = d
 	return nil
 }
 
