@@ -17,6 +17,7 @@
 package blob
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -83,6 +84,29 @@ type Blobs interface {
 	// Collect removes the blobs last put or touched before that time, and
 	// returns how many.
 	Collect(ctx context.Context, before promise.Time) (int, error)
+}
+
+// A Rider is Blobs that lie in the file of a store, where one commit carries a
+// blob and the record that names it.
+type Rider interface {
+	Blobs
+
+	// Ride has body, which nobody changes any more, kept under key with what is
+	// written under the context that it returns. Once that store has acknowledged
+	// such a write, the blob is as if it was put; neither is durable without the
+	// other, and what keeps the blob from being kept fails the write. A write that
+	// was refused keeps nothing. Before that Stat does not find it, and whether
+	// Get does is open. ErrMismatch where it is not of that SHA-256.
+	Ride(ctx context.Context, key string, body []byte, sum promise.Hash) (context.Context, error)
+}
+
+// Ride keeps body in b with the next write to the store beside it, see [Rider],
+// and where there is no such store at once, and on its own.
+func Ride(ctx context.Context, b Blobs, key string, body []byte, sum promise.Hash) (context.Context, error) {
+	if r, ok := b.(Rider); ok {
+		return r.Ride(ctx, key, body, sum)
+	}
+	return ctx, b.Put(ctx, key, bytes.NewReader(body), int64(len(body)), sum)
 }
 
 // Info describes a blob. SHA256 is zero where it is not known.

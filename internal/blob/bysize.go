@@ -23,11 +23,16 @@ type BySize struct {
 	Uploads bool
 }
 
-var _ Blobs = BySize{}
+var _ Rider = BySize{}
 
 // Put implements [Blobs].
 func (b BySize) Put(ctx context.Context, key string, src io.Reader, size int64, sum promise.Hash) error {
 	return b.of(key, size).Put(ctx, key, src, size, sum)
+}
+
+// Ride implements [Rider], as far as where it goes is one.
+func (b BySize) Ride(ctx context.Context, key string, body []byte, sum promise.Hash) (context.Context, error) {
+	return Ride(ctx, b.of(key, int64(len(body))), key, body, sum)
 }
 
 // Get implements [Blobs].

@@ -32,7 +32,7 @@ type Cache struct {
 	bytes   int
 }
 
-var _ Blobs = (*Cache)(nil)
+var _ Rider = (*Cache)(nil)
 
 // cached is what is known of one content.
 type cached struct {
@@ -63,6 +63,16 @@ func (c *Cache) Put(ctx context.Context, key string, src io.Reader, size int64, 
 		}
 	})
 	return nil
+}
+
+// Ride is that of [Rider], where inner is one. That the content is there is not
+// taken for known: no write has carried it yet.
+func (c *Cache) Ride(ctx context.Context, key string, body []byte, sum promise.Hash) (context.Context, error) {
+	ctx, err := Ride(ctx, c.Blobs, key, body, sum)
+	if err == nil && len(body) > 0 && len(body) <= cacheContent {
+		c.learn(key, func(e *cached) { e.body = body })
+	}
+	return ctx, err
 }
 
 // Get is that of [Blobs].

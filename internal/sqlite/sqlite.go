@@ -20,7 +20,8 @@
 // transaction, commits once with one sync of the disk, and answers everyone:
 // group commit. An operation whose guard refuses it is answered and disturbs
 // nobody; one that fails is undone and run again by itself, so that it fails
-// alone.
+// alone. A small blob that a record names may be in the operation that writes the
+// record (see [DB.Along]): then one is not stored without the other.
 //
 // # Several processes
 //

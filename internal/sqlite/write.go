@@ -83,6 +83,30 @@ func (db *DB) Write(ctx context.Context, run func(*Tx) error) error {
 	return db.do(ctx, &op{run: run, done: make(chan error, 1)})
 }
 
+// along is the key of what a context carries for the writes of a file.
+type along struct{ db *DB }
+
+// Along returns a context that carries run, beside what ctx carries: who writes
+// under it has all of that run in the same transaction, see [DB.Carried]. run is
+// as that of Write, and writes the same however often it is done.
+func (db *DB) Along(ctx context.Context, run func(*Tx) error) context.Context {
+	before := db.Carried(ctx)
+	return context.WithValue(ctx, along{db}, func(tx *Tx) error {
+		if err := before(tx); err != nil {
+			return err
+		}
+		return run(tx)
+	})
+}
+
+// Carried returns what runs all that ctx carries for this file.
+func (db *DB) Carried(ctx context.Context) func(*Tx) error {
+	if run, ok := ctx.Value(along{db}).(func(*Tx) error); ok {
+		return run
+	}
+	return func(*Tx) error { return nil }
+}
+
 // Ask is Write, but returns as soon as run has run: what it wrote may yet be
 // lost.
 func (db *DB) Ask(ctx context.Context, run func(*Tx) error) error {

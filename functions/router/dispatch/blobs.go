@@ -1,7 +1,6 @@
 package dispatch
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -109,17 +108,6 @@ func (d *dispatcher) missing(ctx context.Context, draft *draft) ([]content, erro
 		}
 	}
 	return missing, nil
-}
-
-// put keeps contents.
-func (d *dispatcher) put(ctx context.Context, contents []content) error {
-	for _, c := range contents {
-		err := d.Engine.Blobs.Put(ctx, blob.ContentKey(c.sum), bytes.NewReader(c.body), int64(len(c.body)), c.sum)
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // inputSize is about how many bytes of a record an input takes.

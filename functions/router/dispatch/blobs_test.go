@@ -17,6 +17,7 @@ import (
 	"modulate/internal/api"
 	"modulate/internal/blob"
 	"modulate/internal/promise"
+	"modulate/internal/store"
 )
 
 // ask asks where to put a blob.
@@ -222,3 +223,43 @@ func TestSubmitRefreshes(t *testing.T) {
 
 // blobsScript is the sha256 of call's script.
 func (w *world) blobsScript() string { return hexSum("print(1)\n") }
+
+// aboard is blobs beside a store: what rides is on the context.
+type aboard struct{ blob.Blobs }
+
+type riding struct{}
+
+func (aboard) Ride(ctx context.Context, key string, body []byte, _ promise.Hash) (context.Context, error) {
+	all, _ := ctx.Value(riding{}).(string)
+	return context.WithValue(ctx, riding{}, all+key+" "+string(body)+"; "), nil
+}
+
+// carrying is a store that notes what rides with a record.
+type carrying struct {
+	store.Store
+	carried string
+}
+
+func (c *carrying) Create(ctx context.Context, rec promise.Record) error {
+	c.carried, _ = ctx.Value(riding{}).(string)
+	return c.Store.Create(ctx, rec)
+}
+
+// What a submission brings is put by the write of its record, where the blobs lie
+// beside the store.
+func TestSubmitHasWhatItBringsRide(t *testing.T) {
+	w := newWorld(t)
+	records := &carrying{Store: w.store}
+	w.engine.Store, w.engine.Blobs = records, aboard{w.blobs}
+	w.open()
+	source := "print(1)\n"
+	w.must(call(nil))
+	if want := blob.ContentKey(sha256.Sum256([]byte(source))) + " " + source + "; "; records.carried != want {
+		t.Errorf("%q rode, want %q", records.carried, want)
+	}
+	large := strings.Repeat("x", 2*inlineInput)
+	w.must(call(func(s *api.Submit) { s.Args = []string{large} }))
+	if n := strings.Count(records.carried, "sha256/"); n != 2 || !strings.Contains(records.carried, large) {
+		t.Errorf("%d contents rode, want script and input: %q", n, records.carried)
+	}
+}

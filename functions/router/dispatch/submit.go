@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"modulate/internal/api"
+	"modulate/internal/blob"
 	"modulate/internal/engine"
 	"modulate/internal/promise"
 )
@@ -55,9 +56,9 @@ func (d *dispatcher) store(ctx context.Context, draft *draft) (rec promise.Recor
 	if err := d.checkBlobs(ctx, draft); err != nil {
 		return rec, false, err
 	}
-	rec, err = d.keep(ctx, draft)
+	with, rec, err := d.keep(ctx, draft)
 	if err == nil {
-		rec, err = d.create(ctx, draft)
+		rec, err = d.create(with, draft)
 	}
 	switch {
 	case errors.Is(err, promise.ErrExists):
@@ -70,25 +71,31 @@ func (d *dispatcher) store(ctx context.Context, draft *draft) (rec promise.Recor
 	}
 }
 
-// keep puts what the draft brings into the blobs. Where it would have to, and
+// keep puts what the draft brings into the blobs, at the latest with the record
+// that is created under the context that it returns. Where it would have to, and
 // an id was given, it looks first whether that is taken: what is refused leaves
 // nothing behind. If it is, the record that has it is returned with
 // [promise.ErrExists].
-func (d *dispatcher) keep(ctx context.Context, draft *draft) (promise.Record, error) {
+func (d *dispatcher) keep(ctx context.Context, draft *draft) (context.Context, promise.Record, error) {
 	missing, err := d.missing(ctx, draft)
 	if err != nil {
-		return promise.Record{}, err
+		return ctx, promise.Record{}, err
 	}
 	if len(missing) > 0 && draft.sub.ID != "" {
 		rec, err := d.Engine.Get(ctx, draft.rec.ID)
 		if err == nil {
-			return rec, promise.ErrExists
+			return ctx, rec, promise.ErrExists
 		}
 		if !errors.Is(err, promise.ErrNotFound) {
-			return promise.Record{}, err
+			return ctx, promise.Record{}, err
 		}
 	}
-	return promise.Record{}, d.put(ctx, missing)
+	for _, c := range missing {
+		if ctx, err = blob.Ride(ctx, d.Engine.Blobs, blob.ContentKey(c.sum), c.body, c.sum); err != nil {
+			break
+		}
+	}
+	return ctx, promise.Record{}, err
 }
 
 // create writes the record, all times in it by one look at the clock.

@@ -7,6 +7,7 @@ package sqliteblob
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -21,7 +22,7 @@ import (
 // Blobs implements [blob.Blobs] over a file.
 type Blobs struct{ db *sqlite.DB }
 
-var _ blob.Blobs = (*Blobs)(nil)
+var _ blob.Rider = (*Blobs)(nil)
 
 // New returns the blobs in db, which the caller closes.
 func New(db *sqlite.DB) *Blobs { return &Blobs{db} }
@@ -32,13 +33,26 @@ func (b *Blobs) Put(ctx context.Context, key string, src io.Reader, size int64, 
 	if err != nil {
 		return fmt.Errorf("keeping %s: %w", key, err)
 	}
-	err = b.db.Write(ctx, func(tx *sqlite.Tx) error {
+	return explain("keeping", key, b.db.Write(ctx, insert(key, body)))
+}
+
+// Ride implements [blob.Rider]: a write of the store over the same file carries
+// it.
+func (b *Blobs) Ride(ctx context.Context, key string, body []byte, sum promise.Hash) (context.Context, error) {
+	if !sum.IsZero() && sha256.Sum256(body) != sum {
+		return ctx, fmt.Errorf("keeping %s: %w: not of SHA-256 %s", key, blob.ErrMismatch, sum)
+	}
+	return b.db.Along(ctx, insert(key, body)), nil
+}
+
+// insert keeps a blob.
+func insert(key string, body []byte) func(*sqlite.Tx) error {
+	return func(tx *sqlite.Tx) error {
 		_, err := tx.Exec(`INSERT INTO blob (key, written_at, content) VALUES (?, ?, ?)
 			ON CONFLICT (key) DO UPDATE SET written_at = excluded.written_at, content = excluded.content`,
 			key, now(), body)
 		return err
-	})
-	return explain("keeping", key, err)
+	}
 }
 
 // Get implements [blob.Blobs].

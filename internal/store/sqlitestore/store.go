@@ -95,7 +95,8 @@ func (s *Store) Replace(ctx context.Context, next promise.Record) error {
 	return s.ReplaceAll(ctx, []store.Write{{Record: next}})
 }
 
-// ReplaceAll is that of [store.Store].
+// ReplaceAll is that of [store.Store]. What is accepted carries what ctx has for
+// the file: blobs that are to be there with it.
 func (s *Store) ReplaceAll(ctx context.Context, writes []store.Write) error {
 	if len(writes) == 0 {
 		return nil
@@ -109,8 +110,11 @@ func (s *Store) ReplaceAll(ctx context.Context, writes []store.Write) error {
 	}
 	var refused bool
 	var stored []byte
+	carried := s.db.Carried(ctx)
 	err = s.db.Write(ctx, func(tx *sqlite.Tx) (err error) {
-		refused, stored, err = swap(tx, rows)
+		if refused, stored, err = swap(tx, rows); err == nil && !refused {
+			err = carried(tx)
+		}
 		return err
 	})
 	switch {
