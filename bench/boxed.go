@@ -81,7 +81,7 @@ func boxed(ctx context.Context, w io.Writer) error {
 		return err
 	}
 	defer srv.stop()
-	b := boxes{ctx: ctx, python: python, script: filepath.Join(dir, "hello.py"), client: newClient(srv.url, 2*slots())}
+	b := boxes{ctx: ctx, python: python, dir: dir, client: newClient(srv.url, 2*slots())}
 	for _, measure := range []func(io.Writer) error{b.one, b.many, func(w io.Writer) error { return srv.memory(w) }} {
 		if err := measure(w); err != nil {
 			return fmt.Errorf("scripts in sandboxes: %w", err)
@@ -91,19 +91,20 @@ func boxed(ctx context.Context, w io.Writer) error {
 }
 
 type boxes struct {
-	ctx            context.Context
-	python, script string
-	client         *client
-	nonce          nonce
+	ctx         context.Context
+	python, dir string
+	client      *client
+	nonce       nonce
 }
 
 // bare runs the interpreter on a script of its own.
 func (b *boxes) bare() error {
 	source, word := b.nonce.source()
-	if err := os.WriteFile(b.script, []byte(source), 0o600); err != nil {
+	script := filepath.Join(b.dir, "hello.py")
+	if err := os.WriteFile(script, []byte(source), 0o600); err != nil {
 		return err
 	}
-	out, err := exec.CommandContext(b.ctx, b.python, "-I", "-S", b.script).Output()
+	out, err := exec.CommandContext(b.ctx, b.python, "-I", "-S", script).Output()
 	if err == nil && !bytes.HasPrefix(out, []byte(word)) {
 		err = fmt.Errorf("the bare script said %q", out)
 	}
@@ -151,12 +152,12 @@ func (b *boxes) turns(bare func() error) ([][]float64, error) {
 // many is as many callers as keep every slot busy. Its floor is as many that
 // start the same sandbox with the same interpreter for each script.
 func (b *boxes) many(w io.Writer) error {
-	plan, err := boxedMachine.Plan(slots())
+	bare, err := b.openCold()
 	if err != nil {
 		return err
 	}
 	v, err := each(func() ([]float64, error) {
-		floor, err := rate(b.ctx, slots(), pass, func(int64) error { return b.cold(plan.Sandbox) })
+		floor, err := rate(b.ctx, slots(), pass, func(int64) error { return bare.run() })
 		if err != nil {
 			return nil, err
 		}
@@ -172,26 +173,6 @@ func (b *boxes) many(w io.Writer) error {
 	floor := median(v[1])
 	figure{name: "real scripts in sandboxes, saturated", unit: "1/s", value: median(v[0]), floor: "the same spawned bare " + number(floor), reach: 0.85 * floor, atMin: true}.print(w)
 	return nil
-}
-
-// cold starts a sandbox for one script.
-func (b *boxes) cold(in sandbox.Config) error {
-	source, word := b.nonce.source()
-	s := sandbox.Start{Command: []string{b.python, "-I", "-S", "-c", source}}
-	if os.Geteuid() == 0 {
-		s.UID = sandbox.FirstUID
-	}
-	c, err := in.Command(s)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	cmd := &exec.Cmd{Path: c.Path, Args: c.Argv, Env: c.Env, ExtraFiles: c.Files}
-	out, err := cmd.Output()
-	if err == nil && !bytes.HasPrefix(out, []byte(word)) {
-		err = fmt.Errorf("the script in its sandbox said %q", out)
-	}
-	return err
 }
 
 // memory is what the server and each of its keepers have resident.

@@ -1,12 +1,16 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
+	"path/filepath"
 
 	"modulate/workerd/runner"
+	"modulate/workerd/sandbox"
 )
 
 // An unparked runner has its keepers, but no interpreter waits in their sandboxes:
@@ -39,6 +43,43 @@ func openCold(spool string, slots int) (runner.Runner, func() error, error) {
 	return unparked{kept}, kept.Close, nil
 }
 
+// A bareBox starts a sandbox and its interpreter for one script after the
+// other, with nothing made ahead: what the machine's sandboxes show, though in
+// no cgroup.
+type bareBox struct {
+	*boxes
+	in     sandbox.Config
+	socket string
+}
+
+func (b *boxes) openCold() (*bareBox, error) {
+	plan, err := boxedMachine.Plan(slots())
+	if err != nil {
+		return nil, err
+	}
+	bare := &bareBox{boxes: b, in: plan.Sandbox, socket: filepath.Join(b.dir, "socket")}
+	return bare, os.MkdirAll(bare.socket, 0o755)
+}
+
+func (b *bareBox) run() error {
+	source, word := b.nonce.source()
+	s := sandbox.Start{Command: []string{b.python, "-I", "-S", "-c", source}, Socket: b.socket}
+	if os.Geteuid() == 0 {
+		s.UID = sandbox.FirstUID
+	}
+	c, err := b.in.Command(s)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	cmd := &exec.Cmd{Path: c.Path, Args: c.Argv, Env: c.Env, ExtraFiles: c.Files}
+	out, err := cmd.Output()
+	if err == nil && !bytes.HasPrefix(out, []byte(word)) {
+		err = fmt.Errorf("the script in its sandbox said %q", out)
+	}
+	return err
+}
+
 // coldOne measures one caller whose scripts find the pool empty against the
 // same sandbox and interpreter started for each, taking turns.
 func coldOne(ctx context.Context, w io.Writer, python string) error {
@@ -52,12 +93,12 @@ func coldOne(ctx context.Context, w io.Writer, python string) error {
 		return err
 	}
 	defer srv.stop()
-	plan, err := boxedMachine.Plan(slots())
+	b := boxes{ctx: ctx, python: python, dir: dir, client: newClient(srv.url, 1)}
+	bare, err := b.openCold()
 	if err != nil {
 		return err
 	}
-	b := boxes{ctx: ctx, python: python, client: newClient(srv.url, 1)}
-	v, err := b.turns(func() error { return b.cold(plan.Sandbox) })
+	v, err := b.turns(bare.run)
 	if err != nil {
 		return fmt.Errorf("scripts in sandboxes, the pool empty: %w", err)
 	}

@@ -25,6 +25,7 @@ type box struct {
 	Box
 	uid   *sandbox.UID   // nil: the keeper is not root's
 	group *sandbox.Group // nil: there are no cgroups
+	root  *sandbox.Root  // nil: it is not made yet
 	cell  *cell          // the one that is made ahead; nil: it could not be
 }
 
@@ -189,14 +190,9 @@ func (b *box) held(h Hold) *cell {
 
 // start starts the sandbox of a cell.
 func (b *box) start(c *cell, s sandbox.Start, devices ...string) error {
-	if b.uid != nil {
-		s.UID = b.uid.Number
-	}
-	folder, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fdFolder)) // an adopter may have moved it
-	if err != nil {
+	if err := b.prepare(&s); err != nil {
 		return err
 	}
-	s.Socket = folder + "/" + socketsName
 	config := b.Config
 	config.Devices = slices.Concat(config.Devices, devices)
 	cmd, err := config.Command(s)
@@ -226,6 +222,26 @@ func (b *box) start(c *cell, s sandbox.Start, devices ...string) error {
 	for _, fd := range theirs {
 		unix.Close(fd)
 	}
+	return err
+}
+
+// prepare sees to the root that the sandbox is to have. What the host has may
+// have changed since the last one.
+func (b *box) prepare(s *sandbox.Start) error {
+	folder, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fdFolder)) // an adopter may have moved it
+	if err != nil {
+		return err
+	}
+	s.UID, s.Root = b.number(), folder+"/"+rootName
+	if b.root != nil {
+		if b.root.Current() {
+			return nil
+		}
+		if err := b.root.Close(); err != nil {
+			return err
+		}
+	}
+	b.root, err = b.Config.MakeRoot(s.Root, sandbox.Start{UID: s.UID, Socket: folder + "/" + socketsName})
 	return err
 }
 

@@ -11,6 +11,7 @@
 //	FOLDER/exit            how it ended
 //	FOLDER/children        numbers given to children; the worker's
 //	FOLDER/api/            seen by a script in a sandbox: the worker's socket
+//	FOLDER/root/           where the keeper alone has the root of its sandboxes mounted
 //
 // A worker talks to its keeper over one stream socket, by frames of a length
 // (4 bytes, little-endian), a kind (1 byte) and a body:

@@ -21,6 +21,7 @@ const (
 	exitName     = "exit"
 	childrenName = "children"
 	socketsName  = "api"
+	rootName     = "root"
 )
 
 // streamNames are the files with what a script wrote.
@@ -81,8 +82,10 @@ const manifestRoom = 4096
 // MakeFolder makes a folder in dir, which exists.
 func MakeFolder(dir string) (*Folder, error) {
 	f := &Folder{Dir: dir}
-	if err := os.Mkdir(f.Sockets(), 0o755); err != nil {
-		return nil, fmt.Errorf("making a keeper's folder: %w", err)
+	for _, name := range []string{f.Sockets(), filepath.Join(dir, rootName)} {
+		if err := os.Mkdir(name, 0o755); err != nil {
+			return nil, fmt.Errorf("making a keeper's folder: %w", err)
+		}
 	}
 	for _, name := range []string{streamNames[0], streamNames[1], exitName, childrenName, manifestName} {
 		file, err := os.OpenFile(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)

@@ -130,6 +130,40 @@ echo -n {} >$MODULATE_OUTPUT/result.json; : >'left behind'`, edit))
 	d.end(t)
 }
 
+// What the host replaces the next sandbox that is made shows: what they have in
+// common is mounted once, not for ever.
+func TestABoxShowsWhatTheHostHasNow(t *testing.T) {
+	dir := t.TempDir()
+	sets := filepath.Join(dir, "sets")
+	replace := func(version string) {
+		t.Helper()
+		of := filepath.Join(dir, version)
+		for _, err := range []error{os.Mkdir(of, 0o755), os.WriteFile(of+"/version", []byte(version), 0o644), os.Symlink(of, of+".link"), os.Rename(of+".link", sets)} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	replace("1")
+	d := boxed(t, nil, ample, func(cfg *runner.KeptConfig) {
+		cfg.Box.Sandbox.Mounts = []sandbox.Mount{{Source: sets, Target: "/sets"}}
+	})
+	ask := func() string {
+		r := d.in(t, job(python, "print(open('/sets/version').read())"))
+		good(t, r)
+		return strings.TrimSpace(r.out)
+	}
+	if got := ask(); got != "1" {
+		t.Errorf("version %s, want 1", got)
+	}
+	replace("2")
+	ask() // in the sandbox that was made ahead
+	if got := ask(); got != "2" {
+		t.Errorf("version %s, want 2", got)
+	}
+	d.end(t)
+}
+
 // What a script leaves running ends with it, and one that uses up its memory
 // is known by that.
 func TestBoxEnds(t *testing.T) {

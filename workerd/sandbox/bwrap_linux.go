@@ -2,27 +2,15 @@ package sandbox
 
 import (
 	"fmt"
-	"maps"
 	"os"
 	"os/exec"
 	"path"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
-
-// etc are the files of the host's /etc that programs need and that tell
-// nothing. Private keys lie beside some of them, so that no larger directory is
-// here.
-var etc = []string{
-	"ld.so.cache", "ld.so.conf", "ld.so.conf.d", "nsswitch.conf", "localtime", "timezone", "os-release", "debian_version",
-	"system-release", "ssl/certs", "ssl/openssl.cnf", "pki/tls/certs", "pki/tls/openssl.cnf", "pki/ca-trust/extracted",
-	"ca-certificates", "crypto-policies", "alternatives", "mime.types", "services", "protocols", "gai.conf", "host.conf",
-	"locale.conf", "terminfo", "fonts", "magic", "OpenCL", "vulkan",
-}
 
 // keep is what bubblewrap's payload keeps of root until setpriv has given it
 // up.
@@ -66,13 +54,14 @@ func (c Config) Command(s Start) (_ *Command, err error) {
 			cmd.Close()
 		}
 	}()
-	o := options{cmd: cmd, made: map[string]bool{}}
+	o := options{cmd: cmd}
 	o.privileges(c, s)
-	o.system(c)
-	if err := o.identity(c, s); err != nil {
+	if s.Root != "" {
+		o.add("--bind", s.Root, "/")
+	} else if err := o.show(c.things(s)); err != nil {
 		return nil, err
 	}
-	o.places(c, s)
+	o.places(c)
 	o.environment(s)
 	if err := o.file("--seccomp", "modulate-seccomp", string(filter())); err != nil {
 		return nil, err
@@ -96,7 +85,6 @@ func (c Config) Command(s Start) (_ *Command, err error) {
 type options struct {
 	cmd  *Command
 	list []string
-	made map[string]bool // directories
 }
 
 func (o *options) add(words ...string) { o.list = append(o.list, words...) }
@@ -147,109 +135,46 @@ func (o *options) privileges(c Config, s Start) {
 	}
 }
 
-// system shows what of the host every program needs.
-func (o *options) system(c Config) {
-	o.add("--ro-bind", "/usr", "/usr")
-	for _, dir := range []string{"/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"} {
-		if to, err := os.Readlink(dir); err == nil {
-			o.add("--symlink", to, dir)
-		} else {
-			o.add("--ro-bind-try", dir, dir)
-		}
-	}
-	for _, name := range etc {
-		from := "/etc/" + name
-		if _, err := os.Stat(from); err == nil {
-			o.bind("--ro-bind", from, from)
-		}
-	}
-	if c.Egress { // it may be a link into /run
-		if from, err := filepath.EvalSymlinks("/etc/resolv.conf"); err == nil {
-			o.bind("--ro-bind", from, "/etc/resolv.conf")
-		}
-	}
-	for _, dir := range c.Prefixes {
-		o.bind("--ro-bind", dir, dir)
-	}
-	o.add("--proc", "/proc", "--dev", "/dev")
-	for _, node := range c.Devices {
-		o.add("--dev-bind", node, node)
-	}
-}
-
-// identity makes the files that say who is there.
-func (o *options) identity(c Config, s Start) error {
-	uid, gid := s.UID, s.UID
-	if s.UID == 0 {
-		uid, gid = os.Getuid(), os.Getgid()
-	}
-	files := map[string]string{
-		"/etc/passwd": fmt.Sprintf("root:x:0:0:root:/:/bin/sh\njob:x:%d:%d:job:%s:/bin/sh\n", uid, gid, WorkDir),
-		"/etc/group":  fmt.Sprintf("root:x:0:\njob:x:%d:\n", gid),
-		"/etc/hosts":  "127.0.0.1 localhost modulate\n::1 localhost\n",
-	}
-	o.dir("/etc", "0755")
-	for _, name := range slices.Sorted(maps.Keys(files)) {
-		o.add("--perms", "0444")
-		if err := o.file("--ro-bind-data", path.Base(name), files[name], name); err != nil {
-			return err
+// show has bubblewrap make what a root shows.
+func (o *options) show(things []thing) error {
+	for _, t := range things {
+		switch {
+		case t.text != "":
+			o.add("--perms", "0644")
+			if err := o.file("--ro-bind-data", path.Base(t.to), t.text, t.to); err != nil {
+				return err
+			}
+		case t.link != "":
+			o.add("--symlink", t.link, t.to)
+		case t.from == "":
+			o.add("--perms", "0755", "--dir", t.to)
+		case t.writable:
+			o.add("--bind", t.from, t.to)
+		default:
+			o.add("--ro-bind", t.from, t.to)
 		}
 	}
 	return nil
 }
 
-// places makes what the script may write, and shows what it was promised. In
-// the end nothing else can be written.
-func (o *options) places(c Config, s Start) {
+// places makes what each sandbox has of its own, and what of it the script may
+// write. In the end nothing else can be written.
+func (o *options) places(c Config) {
+	o.add("--proc", "/proc", "--dev", "/dev")
+	for _, node := range c.Devices {
+		o.add("--dev-bind", node, node)
+	}
 	size := strconv.FormatInt(c.Limits.Scratch, 10)
-	for dir, perms := range map[string]string{ScratchDir: "0755", "/dev/shm": "1777"} {
+	for _, dir := range [][2]string{{ScratchDir, "0755"}, {"/dev/shm", "1777"}} {
 		if c.Limits.Scratch > 0 {
 			o.add("--size", size)
 		}
-		o.add("--perms", perms, "--tmpfs", dir)
-		o.made[dir] = true
+		o.add("--perms", dir[1], "--tmpfs", dir[0])
 	}
-	o.dir(WorkDir, "0777")
-	o.dir(OutputDir, "0777")
-	o.dir(TempDir, "1777")
-	o.dir("/var", "0755")
-	o.add("--symlink", "job/tmp", "/tmp", "--symlink", "../job/tmp", "/var/tmp")
-	o.dir("/run", "0755")
-	if s.Socket != "" {
-		o.bind("--ro-bind", s.Socket, SocketDir)
-	}
-	if c.CLI != "" {
-		o.bind("--ro-bind", c.CLI, BinDir+"/modulate")
-	}
-	for _, m := range c.Mounts {
-		how := "--ro-bind"
-		if m.Writable {
-			how = "--bind"
-		}
-		o.bind(how, m.Source, m.Target)
+	for _, dir := range [][2]string{{WorkDir, "0777"}, {OutputDir, "0777"}, {TempDir, "1777"}} {
+		o.add("--perms", dir[1], "--dir", dir[0])
 	}
 	o.add("--remount-ro", "/dev", "--remount-ro", "/", "--chdir", WorkDir)
-}
-
-// bind shows from at to. Bubblewrap would give the directories above to modes
-// that only root can pass.
-func (o *options) bind(how, from, to string) {
-	o.parents(to)
-	o.add(how, from, to)
-}
-
-func (o *options) parents(p string) {
-	if up := path.Dir(p); up != "/" && !within(up, "/usr") {
-		o.parents(up)
-		o.dir(up, "0755")
-	}
-}
-
-func (o *options) dir(p, perms string) {
-	if !o.made[p] {
-		o.made[p] = true
-		o.add("--perms", perms, "--dir", p)
-	}
 }
 
 // environment sets the script's.

@@ -80,7 +80,7 @@ func Egress(ctx context.Context) error {
 	if os.Geteuid() != 0 {
 		return errors.New("egress: only root can keep scripts from private addresses: run as root, or leave sandbox.egress out")
 	}
-	conf, err := os.ReadFile("/etc/resolv.conf")
+	conf, err := os.ReadFile(resolvConf)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("egress: %w", err)
 	}

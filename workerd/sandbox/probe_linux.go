@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // probeTime bounds each program that Probe asks.
@@ -44,6 +47,9 @@ func trial() (string, error) {
 	version, err := bwrapVersion()
 	if err != nil {
 		return "", err
+	}
+	if err := unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err == unix.ENOSYS {
+		return "", errors.New("this Linux is too old: want 5.12 or later (mount_setattr)") // see Root
 	}
 	s := Start{Command: []string{"/usr/bin/true"}}
 	form := "in a user namespace"

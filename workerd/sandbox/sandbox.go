@@ -126,6 +126,7 @@ func within(p, dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/
 type Start struct {
 	UID     int        // of the script, from LeaseUID; 0: the caller's own, for callers that are not root
 	Socket  string     // host directory that is SocketDir inside; "": none
+	Root    string     // where a Root shows what this sandbox is to show; "": all of it is mounted for this one
 	Command []string   // what runs: an absolute path and its arguments
 	Env     []string   // NAME=value, all of it; a PWD is added
 	Files   []*os.File // its descriptors 3, 4, …

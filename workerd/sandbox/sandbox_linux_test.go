@@ -33,17 +33,8 @@ func shell(t *testing.T, c Config, s Start, line string) *exec.Cmd {
 		t.Fatal(err)
 	}
 	s.Command = []string{"/bin/sh", "-c", line}
-	if os.Geteuid() == 0 {
-		uid, err := LeaseUID()
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if err := uid.Close(); err != nil {
-				t.Error(err)
-			}
-		})
-		s.UID = uid.Number
+	if s.UID == 0 {
+		s.UID = leased(t)
 	}
 	start, err := c.Command(s)
 	if err != nil {
@@ -51,6 +42,24 @@ func shell(t *testing.T, c Config, s Start, line string) *exec.Cmd {
 	}
 	t.Cleanup(func() { start.Close() })
 	return &exec.Cmd{Path: start.Path, Args: start.Argv, Env: start.Env, ExtraFiles: start.Files}
+}
+
+// leased is the uid of scripts of this test, 0: its own.
+func leased(t *testing.T) int {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		return 0
+	}
+	uid, err := LeaseUID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := uid.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return uid.Number
 }
 
 func TestASandboxShowsWhatItShouldAndNothingElse(t *testing.T) {

@@ -1,0 +1,190 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Root shows what one sandbox after another shows alike, mounted once: all
+// but what each has to itself (/proc, /dev, /job and its network). A sandbox
+// then begins with one recursive bind, where it took some thirty, and
+// bubblewrap reads the whole table of mounts for each.
+//
+// It is mounted in a namespace of the caller's own: see [Enter].
+type Root struct {
+	fd   int
+	seen map[string]mark
+}
+
+// maxCopy is the size, in bytes, up to which a file of /etc is copied: the
+// largest that most hosts have is ld.so.cache.
+const maxCopy = 1 << 20
+
+// MakeRoot mounts a Root on a directory, for sandboxes with that UID and
+// Socket.
+func (c Config) MakeRoot(dir string, s Start) (_ *Root, err error) {
+	r := &Root{fd: -1, seen: map[string]mark{}}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("making the root of sandboxes: %w", errors.Join(err, r.Close()))
+		}
+	}()
+	// What is looked at twice is older the first time: Current is rather wrong by saying no.
+	for _, name := range etc {
+		r.watch("/etc/" + name)
+	}
+	r.watch(resolvConf)
+	things := c.things(s)
+	for _, t := range things {
+		if t.from != "" {
+			r.watch(t.from)
+		}
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
+		return nil, fmt.Errorf("mounting %s: %w", dir, err)
+	}
+	if r.fd, err = unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		return nil, errors.Join(fmt.Errorf("opening %s: %w", dir, err), unix.Unmount(dir, unix.MNT_DETACH))
+	}
+	for _, t := range things {
+		if err := r.show(t); err != nil {
+			return nil, fmt.Errorf("showing %s: %w", t.to, err)
+		}
+	}
+	if err := r.protect(r.fd, unix.MOUNT_ATTR_RDONLY, 0); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// Close takes it down. The sandboxes that were started from it keep theirs.
+func (r *Root) Close() error {
+	if r == nil || r.fd < 0 {
+		return nil
+	}
+	err := unix.Unmount("/proc/self/fd/"+strconv.Itoa(r.fd), unix.MNT_DETACH) // its directory may have been moved
+	err = errors.Join(os.NewSyscallError("umount2", err), unix.Close(r.fd))
+	r.fd = -1
+	return err
+}
+
+// A mark tells one state of a file from another. A directory is shown as it is,
+// whatever comes to be in it.
+type mark struct {
+	dev, ino uint64
+	size     int64
+	changed  unix.Timespec
+}
+
+func markOf(name string) (m mark) {
+	var stat unix.Stat_t
+	if unix.Stat(name, &stat) == nil {
+		m.dev, m.ino = stat.Dev, stat.Ino
+		if stat.Mode&unix.S_IFMT != unix.S_IFDIR {
+			m.size, m.changed = stat.Size, stat.Ctim
+		}
+	}
+	return m
+}
+
+func (r *Root) watch(name string) { r.seen[name] = markOf(name) }
+
+// Current reports whether the host still has what the Root shows: files of /etc
+// are replaced rather than written to, and so are interpreters.
+func (r *Root) Current() bool {
+	for name, seen := range r.seen {
+		if markOf(name) != seen {
+			return false
+		}
+	}
+	return true
+}
+
+func (r *Root) show(t thing) error {
+	to := strings.TrimPrefix(t.to, "/")
+	switch {
+	case t.text != "":
+		return r.write(to, func(fd int) error {
+			_, err := unix.Write(fd, []byte(t.text))
+			return err
+		})
+	case t.link != "":
+		return unix.Symlinkat(t.link, r.fd, to)
+	case t.from == "":
+		return r.mkdir(to)
+	}
+	info, err := os.Stat(t.from)
+	if err != nil {
+		return err
+	}
+	if info.IsDir() {
+		return errors.Join(r.mkdir(to), r.bind(t, to))
+	}
+	if within(t.to, "/etc") && t.to != resolvConf && info.Mode() == 0o644 && info.Size() <= maxCopy { // spares every sandbox a mount
+		return r.copy(t.from, to, int(info.Size()))
+	}
+	return errors.Join(r.write(to, func(int) error { return nil }), r.bind(t, to))
+}
+
+func (r *Root) mkdir(to string) error {
+	return errors.Join(unix.Mkdirat(r.fd, to, 0o755), unix.Fchmodat(r.fd, to, 0o755, 0)) // whatever the umask
+}
+
+// write makes a file.
+func (r *Root) write(to string, fill func(fd int) error) error {
+	fd, err := unix.Openat(r.fd, to, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		return err
+	}
+	return errors.Join(fill(fd), unix.Fchmod(fd, 0o644), unix.Close(fd)) // whatever the umask
+}
+
+// copy makes a file with what the host has in one of that size. What changes
+// meanwhile Current notices.
+func (r *Root) copy(from, to string, size int) error {
+	src, err := unix.Open(from, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(src)
+	return r.write(to, func(fd int) error {
+		for size > 0 {
+			n, err := unix.Sendfile(fd, src, nil, size)
+			if err != nil || n <= 0 {
+				return err
+			}
+			size -= n
+		}
+		return nil
+	})
+}
+
+// bind shows what of the host is named, with all that is mounted below it.
+func (r *Root) bind(t thing, to string) error {
+	tree, err := unix.OpenTree(unix.AT_FDCWD, t.from, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	if err != nil {
+		return &fs.PathError{Op: "open_tree", Path: t.from, Err: err}
+	}
+	defer unix.Close(tree)
+	attr := uint64(unix.MOUNT_ATTR_RDONLY)
+	if t.writable {
+		attr = 0
+	}
+	if err := r.protect(tree, attr, unix.AT_RECURSIVE); err != nil {
+		return err
+	}
+	return os.NewSyscallError("move_mount", unix.MoveMount(tree, "", r.fd, to, unix.MOVE_MOUNT_F_EMPTY_PATH))
+}
+
+// protect gives what is mounted there attributes, beside those that all has in
+// a sandbox: bubblewrap would else mount it anew to add them.
+func (r *Root) protect(fd int, attr uint64, flags uint) error {
+	err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|flags, &unix.MountAttr{Attr_set: attr | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV})
+	return os.NewSyscallError("mount_setattr", err)
+}
