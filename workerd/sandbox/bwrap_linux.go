@@ -57,11 +57,18 @@ func (c Config) Command(s Start) (_ *Command, err error) {
 	o := options{cmd: cmd}
 	o.privileges(c, s)
 	if s.Root != "" {
-		o.add("--bind", s.Root, "/")
-	} else if err := o.show(c.things(s)); err != nil {
-		return nil, err
+		o.add("--dev-bind", s.Root, "/")
+	} else {
+		if err := o.show(c.things(s)); err != nil {
+			return nil, err
+		}
+		o.add("--proc", "/proc")
+	}
+	if s.Root == "" || len(c.Devices) > 0 {
+		o.devices(c)
 	}
 	o.places(c)
+	o.add("--remount-ro", "/dev", "--remount-ro", "/")
 	o.environment(s)
 	if err := o.file("--seccomp", "modulate-seccomp", string(filter())); err != nil {
 		return nil, err
@@ -157,13 +164,15 @@ func (o *options) show(things []thing) error {
 	return nil
 }
 
-// places makes what each sandbox has of its own, and what of it the script may
-// write. In the end nothing else can be written.
-func (o *options) places(c Config) {
-	o.add("--proc", "/proc", "--dev", "/dev")
+func (o *options) devices(c Config) {
+	o.add("--dev", "/dev")
 	for _, node := range c.Devices {
 		o.add("--dev-bind", node, node)
 	}
+}
+
+// places makes what the script may write. In the end nothing else can be.
+func (o *options) places(c Config) {
 	size := strconv.FormatInt(c.Limits.Scratch, 10)
 	for _, dir := range [][2]string{{ScratchDir, "0755"}, {"/dev/shm", "1777"}} {
 		if c.Limits.Scratch > 0 {
@@ -174,7 +183,7 @@ func (o *options) places(c Config) {
 	for _, dir := range [][2]string{{WorkDir, "0777"}, {OutputDir, "0777"}, {TempDir, "1777"}} {
 		o.add("--perms", dir[1], "--dir", dir[0])
 	}
-	o.add("--remount-ro", "/dev", "--remount-ro", "/", "--chdir", WorkDir)
+	o.add("--chdir", WorkDir)
 }
 
 // environment sets the script's.

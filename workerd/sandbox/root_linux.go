@@ -12,11 +12,13 @@ import (
 )
 
 // A Root shows what one sandbox after another shows alike, mounted once: all
-// but what each has to itself (/proc, /dev, /job and its network). A sandbox
-// then begins with one recursive bind, where it took some thirty, and
-// bubblewrap reads the whole table of mounts for each.
+// but what the script may write, and the devices of a [Config]. A sandbox then
+// begins with one recursive bind, where it took some forty, for each of which
+// bubblewrap reads the whole table of mounts.
 //
-// It is mounted in a namespace of the caller's own: see [Enter].
+// It is mounted in a namespace of the caller's own, whose /proc it shows: see
+// [Enter]. No two of its sandboxes have scripts at the same time, for they
+// share their pseudoterminals.
 type Root struct {
 	fd   int
 	seen map[string]mark
@@ -57,7 +59,13 @@ func (c Config) MakeRoot(dir string, s Start) (_ *Root, err error) {
 			return nil, fmt.Errorf("showing %s: %w", t.to, err)
 		}
 	}
-	if err := r.protect(r.fd, unix.MOUNT_ATTR_RDONLY, 0); err != nil {
+	if err := r.processes(); err != nil {
+		return nil, fmt.Errorf("showing /proc: %w", err)
+	}
+	if err := r.devices(dir + "/dev"); err != nil {
+		return nil, fmt.Errorf("showing /dev: %w", err)
+	}
+	if err := protect(r.fd, 0, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV); err != nil {
 		return nil, err
 	}
 	return r, nil
@@ -167,24 +175,71 @@ func (r *Root) copy(from, to string, size int) error {
 
 // bind shows what of the host is named, with all that is mounted below it.
 func (r *Root) bind(t thing, to string) error {
-	tree, err := unix.OpenTree(unix.AT_FDCWD, t.from, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	attr := uint64(unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NODEV)
+	if t.writable {
+		attr = unix.MOUNT_ATTR_NODEV
+	}
+	return r.mount(t.from, to, attr)
+}
+
+// mount mounts a tree of the caller's at to, with attributes.
+func (r *Root) mount(from, to string, attr uint64) error {
+	tree, err := unix.OpenTree(unix.AT_FDCWD, from, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
 	if err != nil {
-		return &fs.PathError{Op: "open_tree", Path: t.from, Err: err}
+		return &fs.PathError{Op: "open_tree", Path: from, Err: err}
 	}
 	defer unix.Close(tree)
-	attr := uint64(unix.MOUNT_ATTR_RDONLY)
-	if t.writable {
-		attr = 0
-	}
-	if err := r.protect(tree, attr, unix.AT_RECURSIVE); err != nil {
+	if err := protect(tree, unix.AT_RECURSIVE, attr); err != nil {
 		return err
 	}
 	return os.NewSyscallError("move_mount", unix.MoveMount(tree, "", r.fd, to, unix.MOVE_MOUNT_F_EMPTY_PATH))
 }
 
-// protect gives what is mounted there attributes, beside those that all has in
-// a sandbox: bubblewrap would else mount it anew to add them.
-func (r *Root) protect(fd int, attr uint64, flags uint) error {
-	err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|flags, &unix.MountAttr{Attr_set: attr | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV})
+// protect gives what is mounted there attributes. No program in a sandbox gets
+// the rights of its file's owner.
+func protect(fd int, flags uint, attr uint64) error {
+	err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|flags, &unix.MountAttr{Attr_set: attr | unix.MOUNT_ATTR_NOSUID})
 	return os.NewSyscallError("mount_setattr", err)
+}
+
+// processes shows the caller's /proc. As by bubblewrap's --proc, which leaves
+// out what this user could not write to anyhow, nobody can write to what of it
+// is the whole machine's.
+func (r *Root) processes() error {
+	err := r.mount("/proc", "proc", unix.MOUNT_ATTR_NODEV)
+	for _, name := range []string{"sys", "sysrq-trigger", "irq", "bus"} {
+		if _, there := os.Stat("/proc/" + name); err == nil && there == nil {
+			err = r.mount("/proc/"+name, "proc/"+name, unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_RDONLY)
+		}
+	}
+	return err
+}
+
+// devices makes /dev as bubblewrap's --dev does.
+func (r *Root) devices(dir string) error {
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
+		return err
+	}
+	for _, name := range []string{"null", "zero", "full", "random", "urandom", "tty"} {
+		err := r.write("dev/"+name, func(int) error { return nil })
+		if err == nil {
+			err = r.mount("/dev/"+name, "dev/"+name, 0)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	for _, link := range [][2]string{
+		{"/proc/self/fd", "fd"}, {"/proc/self/fd/0", "stdin"}, {"/proc/self/fd/1", "stdout"}, {"/proc/self/fd/2", "stderr"},
+		{"/proc/kcore", "core"}, {"pts/ptmx", "ptmx"},
+	} {
+		if err := unix.Symlinkat(link[0], r.fd, "dev/"+link[1]); err != nil {
+			return fmt.Errorf("%s: %w", link[1], err)
+		}
+	}
+	if err := errors.Join(r.mkdir("dev/shm"), r.mkdir("dev/pts")); err != nil {
+		return err
+	}
+	err := unix.Mount("devpts", dir+"/pts", "devpts", unix.MS_NOSUID|unix.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620")
+	return os.NewSyscallError("mount", err)
 }

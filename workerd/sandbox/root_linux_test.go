@@ -91,7 +91,11 @@ func TestARootShowsWhatASandboxWithoutOneDoes(t *testing.T) {
 			`find / /usr /etc/ssl /data /opt /run -maxdepth 2 ! -path '/proc/*' ! -path '/usr/*' ! -path / -printf '%p %y %l %u %g %m\n' | sort -u`,
 			`for f in $(find /etc /data /opt -type f); do echo $f; cat $f 2>&1; done | md5sum`,
 			`for d in / /usr /etc /etc/hosts /etc/services /data /data/sets /data/sets/set.csv /data/cache /data/cache/model /opt/tool /run /run/modulate /var; do [ -w $d ] && echo $d; done; true`,
-			`grep -v ' /proc\| /dev\| /job' /proc/self/mounts | cut -d' ' -f4 | grep -v nosuid.*nodev; true`,
+			`find /dev /proc/sys /proc/irq /proc/bus -maxdepth 1 -printf '%p %y %l %u %g %m\n' | sort`,
+			`cut -d' ' -f2,4 /proc/self/mounts | grep -v '^/\(proc\|dev\|job\)' | grep -v nosuid.*nodev; true`,
+			`cut -d' ' -f2,4 /proc/self/mounts | grep '^/\(proc\|dev\|job\)' | grep -v ^/proc/sys | sort -u`,
+			`for d in /dev /dev/x /dev/pts/x /proc/sys/kernel/hostname /proc/irq/x; do echo 2>/dev/null >$d || echo $d; done 2>/dev/null`,
+			`echo >/dev/null; head -c 2 /dev/zero | od -c; head -c 9 /dev/urandom | wc -c; echo >/dev/full; exec 3<>/dev/ptmx && ls /dev/pts`,
 			`echo new >/data/cache/more && cat /data/cache/more && rm /data/cache/more; echo no >/data/sets/more || echo refused`,
 		} {
 			own, shared := place{c, s}.told(t, line), place{c, with}.told(t, line)
