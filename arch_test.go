@@ -122,17 +122,18 @@ var rules = map[string]rule{
 
 	"workerd/ahead": {},
 	"workerd/keeper": { // no more: it is a process per script
-		ours: []string{"workerd/sandbox", "workerd/ahead"}, others: []string{"golang.org/x/sys"},
+		ours: []string{"workerd/sandbox", "workerd/ahead", "workerd/timerslack"}, others: []string{"golang.org/x/sys"},
 	},
 	"cmd/modulate-keeper": {ours: []string{"workerd/keeper"}},
-	"workerd/runner":      {ours: []string{"workerd/keeper", "workerd/sandbox", "workerd/ahead"}, others: []string{"golang.org/x/sys"}},
+	"workerd/runner":      {ours: []string{"workerd/keeper", "workerd/sandbox", "workerd/ahead", "workerd/timerslack"}, others: []string{"golang.org/x/sys"}},
 	"workerd/worker": {
 		ours:   append([]string{"workerd/uv", "workerd/device", "workerd/runner"}, edge...),
 		others: []string{"golang.org/x/sys", "github.com/oklog/ulid/v2"},
 	},
 
-	"workerd/hostile": {others: []string{"golang.org/x/sys"}}, // tests only
-	"workerd/sandbox": {others: []string{"golang.org/x/sys"}},
+	"workerd/hostile":    {others: []string{"golang.org/x/sys"}}, // tests only
+	"workerd/sandbox":    {others: []string{"golang.org/x/sys"}},
+	"workerd/timerslack": {others: []string{"golang.org/x/sys"}},
 	"workerd/host": {
 		ours:   []string{"workerd/uv", "workerd/device", "workerd/runner", "workerd/sandbox", "internal/spool"},
 		others: []string{"github.com/BurntSushi/toml"},
@@ -148,7 +149,7 @@ var rules = map[string]rule{
 		ours: append([]string{
 			"workerd/gateway", "internal/delivery", "functions/router/protocol",
 			"workerd/notice",
-			"workerd/device",
+			"workerd/device", "workerd/timerslack",
 			"workerd/worker", "workerd/runner", "workerd/host", "internal/local", "internal/spool", "internal/cloud", "internal/account",
 			"functions/sweeper/sweep",
 		}, edge...),
@@ -156,7 +157,7 @@ var rules = map[string]rule{
 	},
 	"cmd/modulate": {
 		ours: append([]string{
-			"workerd/uv", "workerd/device",
+			"workerd/uv", "workerd/device", "workerd/timerslack",
 			"workerd/worker", "workerd/runner", "workerd/host", "internal/local", "internal/server", "internal/spool", "internal/account",
 		}, edge...),
 		others: []string{
@@ -166,7 +167,7 @@ var rules = map[string]rule{
 	},
 	"bench": {
 		ours: append([]string{
-			"workerd/runner", "workerd/host", "workerd/keeper", "workerd/sandbox", "internal/local", "internal/server",
+			"workerd/runner", "workerd/host", "workerd/keeper", "workerd/sandbox", "workerd/timerslack", "internal/local", "internal/server",
 			"internal/sqlite", "internal/store/sqlitestore", "internal/lambdatest",
 		}, edge...),
 		others: []string{awsSDK}, // its tests

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"modulate/workerd/runner"
+	"modulate/workerd/timerslack"
 )
 
 func main() {
@@ -54,6 +55,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	case args[0] == "echo" && len(args) == 1:
 		return serveEcho(ctx, ready)
 	case slices.Contains([]string{"noop", "exec", "boxed", "cold"}, args[0]) && len(args) == 3:
+		timerslack.Widen(os.Args, os.Environ()) // as dev does
 		return serve(ctx, args[0], args[1], args[2], ready)
 	}
 	return fmt.Errorf("what to measure? bench [boxed|large|lambda], not %q", args)

@@ -23,11 +23,13 @@ import (
 	"os"
 
 	"modulate/workerd/runner"
+	"modulate/workerd/timerslack"
 )
 
 func main() {
 	if code, was := runner.BeKeeper(os.Args); was {
 		os.Exit(code)
 	}
+	timerslack.Widen(os.Args, os.Environ())
 	os.Exit(run(context.Background(), os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
 }

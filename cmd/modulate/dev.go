@@ -67,6 +67,9 @@ func (d *dev) run(ctx context.Context) error {
 	if err := checkLoopback(d.listen); err != nil {
 		return err
 	}
+	if d.server != nil {
+		d.server()
+	}
 	if d.machine, err = d.app.machine(); err != nil {
 		return err
 	}

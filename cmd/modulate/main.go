@@ -13,6 +13,7 @@ import (
 	"os"
 
 	"modulate/workerd/runner"
+	"modulate/workerd/timerslack"
 )
 
 func main() {
@@ -22,5 +23,6 @@ func main() {
 	os.Exit(program{
 		args: os.Args[1:], getenv: os.LookupEnv,
 		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
+		server: func() { timerslack.Widen(os.Args, os.Environ()) },
 	}.run(context.Background()))
 }

@@ -18,6 +18,7 @@ type program struct {
 	getenv         lookup
 	stdin          io.Reader
 	stdout, stderr io.Writer
+	server         func() // called before a server begins; nil: nothing is
 }
 
 // An app is a program that runs: what its commands share.

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"modulate/workerd/timerslack"
 )
 
 // Descriptors that a keeper is started with.
@@ -43,6 +45,7 @@ type keeper struct {
 // Main is a keeper's process: see [Program]. It returns the exit code.
 func Main() int {
 	runtime.LockOSThread() // capabilities are a thread's: see sandbox.Enter
+	timerslack.Narrow()    // of what it starts; its runtime keeps that of its worker
 	// As PID 1 it has no default actions to die of, but the runtime's own: a
 	// script may send it whatever it likes.
 	signal.Notify(make(chan os.Signal, 1))

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"modulate/workerd/timerslack"
 )
 
 // DefaultPath is the PATH of scripts whose Exec says none.
@@ -107,6 +109,7 @@ func (e Exec) execute(ctx context.Context, job Job, dir jobDir) Result {
 func attend(ctx context.Context, job Job, cmd command, begun func(error)) (*process, End, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	timerslack.Narrow()
 	p := &process{pidfd: -1, begin: time.Now(), done: make(chan struct{})}
 	err := p.fork(cmd)
 	begun(err)

@@ -1,0 +1,81 @@
+package timerslack
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"testing"
+)
+
+// role names, in the environment, what this binary is to be instead of the tests.
+const role = "TIMERSLACK_ROLE"
+
+func TestMain(m *testing.M) {
+	switch os.Getenv(role) {
+	case "server":
+		Widen(os.Args, os.Environ())
+		runtime.LockOSThread()
+		report("itself")
+		start("program")
+		Narrow()
+		start("program")
+		os.Exit(0)
+	case "program":
+		report("started")
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// report tells who this is, and the slack of a thread that the runtime has made.
+func report(who string) {
+	slack := make(chan int)
+	go func() { slack <- have() }()
+	fmt.Println(who, os.Getpid() == leader(), len(os.Args), <-slack)
+}
+
+// leader is the process whose number the test was told of.
+func leader() (pid int) {
+	fmt.Sscan(os.Getenv("TIMERSLACK_PID"), &pid)
+	return pid
+}
+
+func start(as string) {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), role+"="+as)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	if err := cmd.Run(); err != nil {
+		fmt.Println(err)
+	}
+}
+
+// A server has it on all threads, as the same process with the same arguments;
+// so has what it starts, but for what is started by a thread that is narrow.
+func TestWiden(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", `TIMERSLACK_PID=$$ exec "$0" a b`, os.Args[0])
+	cmd.Env = append(os.Environ(), role+"=server")
+	out, err := cmd.CombinedOutput()
+	want := fmt.Sprintf("itself true 3 %d\nstarted false 1 %d\nstarted false 1 %d\n", wide, wide, narrow)
+	if err != nil || string(out) != want {
+		t.Errorf("got %v,\n%swant\n%s", err, out, want)
+	}
+}
+
+// A thread is what it is about: others keep theirs.
+func TestNarrowIsOfOneThread(t *testing.T) {
+	runtime.LockOSThread() // and never unlocked: the thread ends with the test
+	set(wide)
+	other := make(chan int)
+	go func() {
+		runtime.LockOSThread()
+		Narrow()
+		other <- have()
+	}()
+	if got := <-other; got != narrow {
+		t.Errorf("another thread has %d ns, want %d", got, narrow)
+	}
+	if got := have(); got != wide {
+		t.Errorf("this thread has %d ns, want %d", got, wide)
+	}
+}
