@@ -34,6 +34,20 @@
 //   - To dismiss it close the socket: it ends with code 0. Until it has its
 //     script no signal is to be sent to it but SIGKILL.
 //
+// # One for many scripts
+//
+// [Nursery] is the command of an interpreter that is not used up: it forks for
+// each script. It is started like a parked one, and says by [Ready] that it is
+// up; but its streams are pipes whatever they lead to, its session is its own, and
+// it is dismissed by closing the socket. [Fork] gives it the streams of a script,
+// pipes too, and one end of another socket; by that the script's own process is
+// there as a parked one is: [Ready] tells its process id, [Script.Send] has it go on.
+//
+// The process is forked by one that ends at once, so that its parent is whoever
+// adopts orphans, which is who started the namespace that it is in (or a
+// subreaper, prctl(2)); Ready returns when that is so. It has no tie to the
+// nursery, which may then die. It leads its session soon after.
+//
 // # Where it starts anew
 //
 // What an interpreter must have from its first moment on cannot be given to one
@@ -54,6 +68,9 @@
 //     library's and of _ctypes is mapped; how soon the garbage collector first runs.
 //   - gc.get_objects() and the like find a traceback, a module's namespace and
 //     some classes of the parked program.
+//   - Scripts of one nursery have the addresses and the secret of str hashes in
+//     common: set and hash orders that differ from run to run differ from nursery
+//     to nursery.
 package ahead
 
 import (
@@ -66,8 +83,10 @@ import (
 	"io"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // source is what a parked interpreter runs.
@@ -99,6 +118,13 @@ func Parks(command []string) bool {
 		}
 	}
 	return true
+}
+
+// Forks reports whether an interpreter and its flags may be a nursery: it may be
+// parked, and without site (-S) nothing of the machine's has run in it, such as
+// what starts threads or opens files, and would be forked with it.
+func Forks(command []string) bool {
+	return Parks(command) && slices.ContainsFunc(command[1:], func(flag string) bool { return strings.Contains(flag, "S") })
 }
 
 // A Program is what the parked interpreters of one command run.
@@ -149,6 +175,20 @@ func Command(command []string, descriptor int) []string {
 	n := strconv.Itoa(descriptor)
 	run := fmt.Sprintf(`exec(__import__("marshal").loads(__import__("posix").read(%s, %d)))`, n, maxProgram)
 	return append(append([]string{}, command...), "-c", run, n)
+}
+
+// Nursery returns what to start for an interpreter that forks for each script of
+// command, which [Forks], with the socket at that descriptor. Namespaces, if there is one, is
+// the descriptor of a process's pidfd (pidfd_open(2)), in whose pid namespace the
+// scripts are to be, or a pid namespace below; and "user" after it says that it
+// has another user namespace as well.
+func Nursery(command []string, descriptor int, namespaces ...string) []string {
+	return append(append(Command(command, descriptor), "fork"), namespaces...)
+}
+
+// Fork has a nursery fork for a script. The descriptors stay the caller's.
+func Fork(nursery int, streams [3]int, control int) error {
+	return syscall.Sendmsg(nursery, []byte{0}, syscall.UnixRights(streams[0], streams[1], streams[2], control), nil, 0)
 }
 
 // Ready returns the process id of a parked interpreter once it waits for its

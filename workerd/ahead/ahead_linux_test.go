@@ -26,7 +26,8 @@ const limit = time.Minute
 type attempt struct {
 	command []string
 	program ahead.Program
-	name    string // of the script
+	nursery *os.File // the socket of the one for the command
+	name    string   // of the script
 	args    []string
 	env     []string
 	dir     string

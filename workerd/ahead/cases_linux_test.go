@@ -237,6 +237,16 @@ func TestParks(t *testing.T) {
 	}
 }
 
+func TestForks(t *testing.T) {
+	for command, want := range map[string]bool{
+		"/usr/bin/python3 -I -S": true, "/usr/bin/python3.12 -sES": true, "/usr/bin/python3 -I": false, "/usr/bin/python3 -I -S -c": false, "/opt/S/python3": false, "": false,
+	} {
+		if got := ahead.Forks(strings.Fields(command)); got != want {
+			t.Errorf("%q: %v", command, got)
+		}
+	}
+}
+
 func TestSend(t *testing.T) {
 	s := ahead.Script{Command: []string{"p", "-I"}, Name: "s", Args: []string{"", "a"}, Env: []string{"A=1"}, Dir: "/d"}
 	var b bytes.Buffer

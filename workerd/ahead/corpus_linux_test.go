@@ -8,24 +8,32 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/txtar"
+
+	"modulate/workerd/ahead"
 )
 
 // environment is what the scripts of the corpus see.
 var environment = []string{"HOME=/nowhere", "PATH=/usr/bin:/bin", "Z=é\xff", "EMPTY=", "EQUALS=a=b", "A=1"}
 
-// same runs a script both ways in the same directory, laid out anew, and wants
+// same runs a script each way in the same directory, laid out anew, and wants
 // the same end.
 func same(t *testing.T, a attempt, files map[string]string) {
 	t.Helper()
 	t.Parallel()
 	a.dir = filepath.Join(t.TempDir(), "work")
-	var ends []end
-	for _, run := range []func(*testing.T) end{a.bare, a.parked} {
-		lay(t, a.dir, files)
-		ends = append(ends, run(t))
+	ways := []func(*testing.T) end{a.bare, a.parked}
+	if a.forks(t) {
+		ways = append(ways, a.forked)
 	}
-	if ends[0] != ends[1] {
-		t.Errorf("bare:\n%s\nparked:\n%s", ends[0], ends[1])
+	var bare end
+	for i, run := range ways {
+		lay(t, a.dir, files)
+		e := run(t)
+		if i == 0 {
+			bare = e
+		} else if e != bare {
+			t.Errorf("bare:\n%s\n%s:\n%s", bare, []string{1: "parked", 2: "forked"}[i], e)
+		}
 	}
 }
 
@@ -50,7 +58,7 @@ func (e end) String() string {
 }
 
 // TestCorpus wants each script of the corpus to end the same, byte for byte,
-// whether its interpreter was parked or not.
+// whether its interpreter was parked, forked for it, or neither.
 func TestCorpus(t *testing.T) {
 	corpus, err := txtar.ParseFile("testdata/corpus.txtar")
 	if err != nil {
@@ -81,7 +89,11 @@ func everyPython(t *testing.T, test func(*testing.T, attempt)) {
 			command := append([]string{python}, flags...)
 			program := compiled(t, command)
 			t.Run(strings.Join(command, " "), func(t *testing.T) {
-				test(t, attempt{command: command, program: program, name: "s.py", env: environment})
+				a := attempt{command: command, program: program, name: "s.py", env: environment}
+				if ahead.Forks(command) {
+					a.nursery, _ = nursery(t, command, program)
+				}
+				test(t, a)
 			})
 		}
 	}

@@ -1,4 +1,4 @@
-# Parked by Modulate to run one script as "python3 FLAGS SCRIPT ARGS" does; see package workerd/ahead.
+# Parked by Modulate to run a script as "python3 FLAGS SCRIPT ARGS" does; see package workerd/ahead.
 fresh = dict(globals())  # of __main__
 import sys
 modules = set(sys.modules) - {"linecache"}  # -c imports it since Python 3.13
@@ -54,6 +54,43 @@ def forget():
         del sys.path_importer_cache[name]
     if beside:
         sys.path_importer_cache.pop(posix.getcwd(), None)
+
+
+def settle(into):
+    """Has what is forked from now on born in the namespaces of a process, by its pidfd, with no more rights than it had."""
+    user = into[1:] == ["user"]
+    if function("setns", Int)(int(into[0]), 0x20000000 | 0x10000000 * user):  # CLONE_NEWPID, _NEWUSER
+        sys.exit("they cannot be entered")
+    posix.close(int(into[0]))
+    if user:  # whoever enters one has every capability there, and cannot be looked at
+        none = b"\x22\x05\x08\x20" + bytes(4), bytes(24)  # _LINUX_CAPABILITY_VERSION_3
+        if function("capset", Int)(*none) or function("prctl", Int)(4, 1):  # PR_SET_DUMPABLE
+            sys.exit("their rights cannot be given up")
+
+
+def fork(socket):
+    """Forks for each script, and returns in it, with its streams and its session; the socket that it comes by."""
+    while True:
+        said, rights, _, _ = socket.recvmsg(1, 64)
+        if not said:
+            posix._exit(0)  # no script will come any more
+        *streams, script = memoryview(rights[0][2]).cast("i")
+        between = posix.fork()
+        if not between:
+            born = posix.fork()
+            if born:  # and orphaned now: it is the child of its namespace's first process
+                posix.write(script, b"%d" % born)
+                posix._exit(0)
+            posix.setsid()
+            for fd, stream in enumerate(streams):
+                posix.dup2(stream, fd)
+                posix.close(stream)
+            socket.close()
+            return script
+        posix.waitpid(between, 0)
+        posix.write(script, b"\n")
+        for fd in (*streams, script):
+            posix.close(fd)
 
 
 def receive(size):
@@ -122,8 +159,18 @@ class Ends(dict):
     __missing__ = sys.exit
 
 
+if sys.argv[2:]:
+    import _socket
+
+    if sys.argv[3:]:
+        settle(sys.argv[3:])
+    socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, control)
+    del _socket
 forget()
 posix.write(control, b"%d\n" % posix.getpid())
+if sys.argv[2:]:
+    control = fork(socket)
+    del socket
 fields = receive(int.from_bytes(receive(4), "big")).split(b"\0")
 posix.close(control)
 directory, flags, count = fields[0], int(fields[1]), int(fields[2])

@@ -152,8 +152,11 @@ const few, most = 2, 64
 // Where this system has no keepers, scripts are processes of this one.
 func (h *Host) Runner(w Worker) (run runner.Runner, close func() error, err error) {
 	cfg := runner.KeptConfig{Dir: h.jobs.Dir, Spool: w.Spool, Prefix: spool.Keepers(w.Machine), Hold: h.jobs.Lock(), Ahead: min(w.Slots, most)}
+	if h.Sandbox.Level != sandbox.None || w.Machine != "" { // one script alone would wait longer for what forks for it
+		cfg.Park = h.Runtimes["python"]
+	}
 	if h.Sandbox.Level != sandbox.None {
-		cfg.Box = &runner.BoxConfig{Sandbox: h.Sandbox, Cgroups: h.plan.Groups, Park: h.Runtimes["python"]}
+		cfg.Box = &runner.BoxConfig{Sandbox: h.Sandbox, Cgroups: h.plan.Groups}
 		cfg.Ahead = min(w.Slots+few, most)
 	}
 	kept, err := runner.OpenKept(cfg)

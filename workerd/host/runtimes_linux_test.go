@@ -47,7 +47,7 @@ func boxed(t *testing.T, m host.Machine, dirs ...string) (host.Plan, runner.Runn
 	plan.Sandbox.Prefixes = append(plan.Sandbox.Prefixes, dirs...)
 	kept, err := runner.OpenKept(runner.KeptConfig{
 		Dir: t.TempDir(), Spool: t.TempDir(), Program: os.Args[0], Prefix: "k.cpu.",
-		Box: &runner.BoxConfig{Sandbox: plan.Sandbox, Park: plan.Runtimes["python"]},
+		Box: &runner.BoxConfig{Sandbox: plan.Sandbox}, Park: plan.Runtimes["python"],
 	})
 	if err != nil {
 		t.Fatal(err)

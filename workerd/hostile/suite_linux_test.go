@@ -163,7 +163,7 @@ func boxed(t *testing.T, m host.Machine) machine {
 	}
 	k, err := runner.OpenKept(runner.KeptConfig{
 		Dir: t.TempDir(), Spool: t.TempDir(), Program: "/proc/self/exe", Prefix: "k.cpu.",
-		Box: &runner.BoxConfig{Sandbox: plan.Sandbox, Cgroups: true, Park: plan.Runtimes["python"]},
+		Box: &runner.BoxConfig{Sandbox: plan.Sandbox, Cgroups: true}, Park: plan.Runtimes["python"],
 	})
 	if err != nil {
 		t.Fatal(err)

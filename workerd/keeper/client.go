@@ -36,6 +36,8 @@ type Client struct {
 	conn *net.UnixConn
 	cmd  *exec.Cmd // nil: another process has started it
 
+	forker *forker // nil: it has no nursery
+
 	hi   chan Hello    // the first thing that a keeper says
 	gone chan struct{} // closed when the keeper has ended or hung up
 
@@ -135,8 +137,8 @@ func (c *Client) receive(buf []byte) (int, error) {
 	return max(n, 0), err
 }
 
-func newClient(f *Folder, conn *net.UnixConn, cmd *exec.Cmd) *Client {
-	c := &Client{Folder: f, conn: conn, cmd: cmd}
+func newClient(f *Folder, conn *net.UnixConn, cmd *exec.Cmd, n *forker) *Client {
+	c := &Client{Folder: f, conn: conn, cmd: cmd, forker: n}
 	c.start()
 	return c
 }
@@ -261,6 +263,7 @@ func (c *Client) listen() {
 	c.mu.Unlock()
 	if c.cmd != nil && !c.left.Load() {
 		c.cmd.Wait() // it has ended, or ends now that nobody is connected
+		c.forker.end()
 	}
 }
 

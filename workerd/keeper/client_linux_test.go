@@ -31,7 +31,7 @@ func TestAKeeperThatNobodyMeetsEnds(t *testing.T) {
 	if err := ours.Close(); err != nil {
 		t.Fatal(err)
 	}
-	cmd, err := Program{Path: os.Args[0]}.command(f, theirs, nil)
+	cmd, err := Program{Path: os.Args[0]}.command(f, theirs, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

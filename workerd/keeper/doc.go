@@ -28,6 +28,16 @@
 // to the worker, which lays files and collects through them: whatever the
 // script does to its mounts, and after their end.
 //
+// Without one a worker may give its keepers a [Nursery]: an interpreter that is
+// up and forks for each script of its kind, so that nothing is started. It is
+// the worker's child, beside the keeper in the worker's pid namespace, and enters
+// that of the keeper for what it forks. The keeper hands it the script's streams
+// over a socket and is the script's parent, as of any: whose end it learns, and
+// whom it kills, is no matter of the nursery's. That ends when the keeper has
+// ended, whose end of the socket is the only one. Where it does not fork, the
+// keeper executes the script's command; the worker replaces a keeper whose
+// nursery has died, has forked often, or is of an interpreter that was replaced.
+//
 // Without a worker it ends: at once when it is idle or its job is mortal, a
 // while after its lease when its job is over and nobody came for it.
 package keeper

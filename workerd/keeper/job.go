@@ -43,12 +43,12 @@ type job struct {
 	told   [2]int64 // likewise
 }
 
-// begin starts a script.
-func begin(s Start, files [3]int) *job {
+// begin starts a script. Where the nursery cannot, it is executed.
+func begin(s Start, files [3]int, n *nursery) *job {
 	j := &job{Start: s, pidfd: -1, stdin: feed{pipe: -1}, began: boottime()}
 	theirs := [3]int{-1, -1, -1}
 	err := j.openStreams(&theirs, files)
-	if err == nil {
+	if err == nil && (s.Forked == 0 || n.fork(j, theirs) != nil) {
 		err = j.fork(theirs)
 	}
 	for _, fd := range theirs {
@@ -63,14 +63,15 @@ func begin(s Start, files [3]int) *job {
 	return j
 }
 
-// openStreams makes the script's streams; theirs are its ends.
+// openStreams makes the script's streams; theirs are its ends. A nursery's
+// scripts have pipes always.
 func (j *job) openStreams(theirs *[3]int, files [3]int) (err error) {
 	var pipe [2]int
-	if j.Stdin {
+	if j.Stdin || j.Forked > 0 {
 		if err = unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
 			return err
 		}
-		theirs[0], j.stdin.pipe = pipe[0], pipe[1]
+		theirs[0], j.stdin.pipe, j.stdin.last = pipe[0], pipe[1], !j.Stdin
 		err = unix.SetNonblock(pipe[1], true)
 	} else {
 		theirs[0], err = unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -79,7 +80,7 @@ func (j *job) openStreams(theirs *[3]int, files [3]int) (err error) {
 		if j.out[i] = (capture{pipe: -1, file: files[i]}); err != nil {
 			continue
 		}
-		if !wanted {
+		if !wanted && j.Forked == 0 {
 			theirs[1+i], err = unix.Open(os.DevNull, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 			continue
 		}
@@ -182,7 +183,9 @@ func (j *job) stop(end End, gently bool) {
 		unix.Kill(-1, unix.SIGKILL)
 		j.killed, j.killAt = true, 0
 	case first:
-		unix.Kill(-j.pid, unix.SIGTERM)
+		if unix.Kill(-j.pid, unix.SIGTERM) != nil {
+			unix.Kill(j.pid, unix.SIGTERM) // a nursery's child, which leads no group yet
+		}
 		unix.Kill(-j.pid, unix.SIGCONT) // it may be stopped
 		j.killAt = boottime() + j.Grace
 	}
@@ -225,10 +228,7 @@ func (j *job) sizes() [2]int64 { return [2]int64{j.out[0].size, j.out[1].size} }
 // finish kills what the script has left and takes in the last of its output.
 // It returns when nothing but the keeper is in the namespace.
 func (j *job) finish(buf []byte) {
-	for err := error(nil); err != unix.ECHILD; {
-		unix.Kill(-1, unix.SIGKILL)
-		_, err = unix.Wait4(-1, nil, 0, nil)
-	}
+	killAll()
 	for i := range j.out {
 		j.out[i].read(buf, slack)
 		j.out[i].close()
@@ -256,6 +256,14 @@ func (j *job) finish(buf []byte) {
 		if c.err != nil {
 			j.exit.Trouble = "keeping its " + streamNames[i] + ": " + c.err.Error()
 		}
+	}
+}
+
+// killAll returns when nothing but the keeper is in the namespace.
+func killAll() {
+	for err := error(nil); err != unix.ECHILD; {
+		unix.Kill(-1, unix.SIGKILL)
+		_, err = unix.Wait4(-1, nil, 0, nil)
 	}
 }
 

@@ -19,8 +19,8 @@ const (
 	fdConn     = 3 // to its worker
 	fdFolder   = 4
 	fdListener = 5 // for adopters
-	fdHold     = 6 // whatever its worker wants held for as long as it lives
-	fdLimit    = 7
+	fdNursery  = 6 // to what forks for its scripts
+	fdHold     = 7 // whatever its worker wants held for as long as it lives
 )
 
 // linger is how long after the end of its lease a keeper whose job is over
@@ -37,6 +37,7 @@ type keeper struct {
 	in, out  []byte
 	buf      []byte // for whatever is read
 	rights   []int  // descriptors that go with what is sent next
+	nursery  nursery
 	job      *job   // nil: idle
 	box      *box   // nil: scripts run as they are
 	files    [3]int // stdout, stderr, exit
@@ -55,7 +56,7 @@ func Main() int {
 	if os.Getpid() != 1 || unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC) != nil {
 		return 2
 	}
-	k := &keeper{conn: fdConn, listener: fdListener, folder: fdFolder, buf: make([]byte, 64<<10)}
+	k := &keeper{conn: fdConn, listener: fdListener, folder: fdFolder, nursery: fdNursery, buf: make([]byte, 64<<10)}
 	if err := k.open(); err != nil {
 		return 1
 	}
@@ -207,7 +208,7 @@ func (k *keeper) obey(kind byte, body []byte) bool {
 			return false
 		}
 		if k.box == nil {
-			k.job = begin(s, k.files)
+			k.job = begin(s, k.files, &k.nursery)
 		} else {
 			k.job = k.box.begin(s, k.files)
 		}

@@ -55,6 +55,9 @@ type Run struct {
 func (c *Client) Begin(s Start, with Streams) *Run {
 	s.Stdin, s.Stdout, s.Stderr = with.In != nil, with.Out != nil, with.Err != nil
 	r := c.newRun(with)
+	if s.Forked > 0 {
+		c.forker.forks++
+	}
 	c.send(kindStart, s.pack())
 	r.feed(with, 0)
 	return r

@@ -45,8 +45,9 @@ var environment = []string{"GOMAXPROCS=1", "GOTRACEBACK=none", "PATH=/usr/local/
 // Start starts a keeper over a folder. hold, which may be nil, stays open as
 // long as it lives.
 //
-// With a box its scripts run in sandboxes: see [Client.Cell].
-func (p Program) Start(f *Folder, hold *os.File, b *Box) (*Client, error) {
+// With a box its scripts run in sandboxes: see [Client.Cell]. With a nursery it
+// forks for those that [Client.Forks], if it can.
+func (p Program) Start(f *Folder, hold *os.File, b *Box, n *Nursery) (*Client, error) {
 	if Called(os.Args) {
 		return nil, errNoKeeper
 	}
@@ -60,7 +61,12 @@ func (p Program) Start(f *Folder, hold *os.File, b *Box) (*Client, error) {
 		return nil, fmt.Errorf("starting a keeper: %w", err)
 	}
 	defer theirs.Close()
-	cmd, err := p.command(f, theirs, hold)
+	nursery, err := n.open()
+	if err != nil {
+		ours.Close()
+		return nil, fmt.Errorf("starting a keeper: %w", err)
+	}
+	cmd, err := p.command(f, theirs, nursery.socket(), hold)
 	if err == nil {
 		if b != nil {
 			cmd.SysProcAttr = sandbox.Clone(os.Geteuid(), os.Getegid())
@@ -75,10 +81,13 @@ func (p Program) Start(f *Folder, hold *os.File, b *Box) (*Client, error) {
 	}
 	if err != nil {
 		ours.Close()
+		nursery.close()
 		return nil, fmt.Errorf("starting a keeper: %w", err)
 	}
-	c := newClient(f, ours, cmd)
-	if _, err := c.await(); err != nil {
+	nursery.start(cmd.Process.Pid) // both come up at once
+	c := newClient(f, ours, cmd, nursery)
+	_, err = c.await()
+	if nursery.await(); err != nil {
 		c.Close()
 		return nil, fmt.Errorf("starting a keeper: %w", err)
 	}
@@ -89,7 +98,7 @@ func (p Program) Start(f *Folder, hold *os.File, b *Box) (*Client, error) {
 }
 
 // command is the process to be started.
-func (p Program) command(f *Folder, conn, hold *os.File) (*exec.Cmd, error) {
+func (p Program) command(f *Folder, conn, nursery, hold *os.File) (*exec.Cmd, error) {
 	listener, err := listen(f.Dir)
 	if err != nil {
 		return nil, err
@@ -101,11 +110,8 @@ func (p Program) command(f *Folder, conn, hold *os.File) (*exec.Cmd, error) {
 	}
 	cmd := &exec.Cmd{
 		Path: p.Path, Args: []string{Name}, Dir: "/", Env: environment,
-		ExtraFiles:  []*os.File{conn, dir, listener},
+		ExtraFiles:  []*os.File{conn, dir, listener, nursery, hold}, // nil: it is closed
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true, Cloneflags: syscall.CLONE_NEWPID},
-	}
-	if hold != nil {
-		cmd.ExtraFiles = append(cmd.ExtraFiles, hold)
 	}
 	if uid, gid := os.Geteuid(), os.Getegid(); uid != 0 {
 		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
@@ -121,7 +127,7 @@ func (p Program) Probe(dir string) error {
 	if err != nil {
 		return err
 	}
-	c, err := p.Start(f, nil, nil)
+	c, err := p.Start(f, nil, nil, nil)
 	if err != nil {
 		f.Close()
 		return err

@@ -36,6 +36,7 @@ const (
 // A Start is a job for a keeper.
 type Start struct {
 	Path    string // of what is executed
+	Forked  int    // words of Argv that are the command of the nursery, which is to fork for it; 0: it is executed
 	Argv    []string
 	Env     []string // all of it
 	Dir     string   // working directory
@@ -183,6 +184,7 @@ func (u *unpacker) err() error {
 func (s *Start) pack() []byte {
 	var p packer
 	p.str(s.Path)
+	p.num(uint64(s.Forked))
 	p.list(s.Argv)
 	p.list(s.Env)
 	p.str(s.Dir)
@@ -199,10 +201,10 @@ func (s *Start) pack() []byte {
 func (s *Start) unpack(b []byte) error {
 	u := unpacker{b: b}
 	*s = Start{
-		Path: u.str(), Argv: u.list(), Env: u.list(), Dir: u.str(), Stdin: u.flag(), Stdout: u.flag(), Stderr: u.flag(),
+		Path: u.str(), Forked: int(u.num()), Argv: u.list(), Env: u.list(), Dir: u.str(), Stdin: u.flag(), Stdout: u.flag(), Stderr: u.flag(),
 		Timeout: u.dur(), Grace: u.dur(), Until: u.dur(), Mortal: u.flag(),
 	}
-	if len(s.Argv) == 0 {
+	if s.Forked < 0 || len(s.Argv) <= s.Forked {
 		u.bad = true
 	}
 	return u.err()

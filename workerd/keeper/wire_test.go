@@ -12,7 +12,7 @@ import (
 // What is packed is what is unpacked, and what is cut off is refused.
 func TestWire(t *testing.T) {
 	start := Start{
-		Path: "/bin/sh", Argv: []string{"sh", "", "a b"}, Env: []string{"A=1"}, Dir: "/tmp", Stdin: true, Stderr: true,
+		Path: "/bin/sh", Forked: 2, Argv: []string{"sh", "", "a b"}, Env: []string{"A=1"}, Dir: "/tmp", Stdin: true, Stderr: true,
 		Timeout: time.Hour, Grace: time.Second, Until: 1 << 60, Mortal: true,
 	}
 	exit := Exit{

@@ -41,8 +41,9 @@ func boxed(t testing.TB, before *daemon, limits sandbox.Limits, edit ...func(*ru
 		Dir: d.dir, Spool: d.spool, Program: os.Args[0], Prefix: "k.cpu.",
 		Box: &runner.BoxConfig{
 			Sandbox: sandbox.Config{Level: sandbox.Bwrap, Prefixes: []string{filepath.Dir(filepath.Dir(python))}, Limits: limits},
-			Cgroups: true, Park: []string{python, "-I", "-S"},
+			Cgroups: true,
 		},
+		Park: []string{python, "-I", "-S"},
 	}
 	for _, e := range edit {
 		e(&cfg)
@@ -348,7 +349,7 @@ func leaveFree(t *testing.T, n int) (undo func()) {
 
 // Where no interpreter can wait, every script has a cold start.
 func TestBoxWithoutPython(t *testing.T) {
-	d := boxed(t, nil, ample, func(cfg *runner.KeptConfig) { cfg.Box.Park = []string{"python3"} })
+	d := boxed(t, nil, ample, func(cfg *runner.KeptConfig) { cfg.Park = []string{"python3"} })
 	for _, command := range []string{"/bin/sh", python} {
 		good(t, d.in(t, job(command, "")))
 	}

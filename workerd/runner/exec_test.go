@@ -28,7 +28,11 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv("RUNNER_WORKER"); dir != "" {
 		kind, noted := strings.CutPrefix(os.Getenv("RUNNER_KIND"), "noted ")
 		exe, _ := suites[kind].open(dir, filepath.Join(dir, "spool"))
-		exe.Run(context.Background(), job("sh", me+"me; exec sleep 600", func(j *runner.Job) {
+		command, script := "sh", me+"me; exec sleep 600"
+		if kind == "forked" {
+			command, script = python, "import os, time\nprint(os.readlink('/proc/self'), flush=True)\ntime.sleep(600)"
+		}
+		exe.Run(context.Background(), job(command, script, func(j *runner.Job) {
 			if j.Stdout = os.Stdout; noted {
 				j.Note = []byte("note")
 			}

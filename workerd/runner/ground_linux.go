@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -54,31 +53,16 @@ func (g *hostGround) lay(ctx context.Context, job Job) error {
 	if len(job.Command) > 0 {
 		g.file = job.Name
 	}
-	return layOut(ctx, job, func(name string, mode fs.FileMode) (io.WriteCloser, error) {
+	return layOut(ctx, job, func(name string, mode fs.FileMode) (*os.File, error) {
 		if name == g.file && g.script {
 			g.script = false
 			path := filepath.Join(g.work(), name)
 			if os.Rename(g.waiting(), path) == nil {
-				f, err := os.OpenFile(path, os.O_WRONLY|unix.O_NOFOLLOW, 0)
-				return overwritten{f}, err
+				return os.OpenFile(path, os.O_WRONLY|os.O_TRUNC|unix.O_NOFOLLOW, 0)
 			}
 		}
 		return g.create(name, mode)
 	})
-}
-
-// An overwritten is a file whose old content ends where the new one does, once
-// it is closed. What is emptied first ext4 writes to the disk as it is closed
-// (auto_da_alloc in ext4(5)), and waits for the disk to empty it.
-type overwritten struct{ *os.File }
-
-// Close cuts off what was longer, and closes the file.
-func (f overwritten) Close() error {
-	end, err := f.Seek(0, io.SeekCurrent)
-	if err == nil {
-		err = f.Truncate(end)
-	}
-	return errors.Join(err, f.File.Close())
 }
 
 func (g *hostGround) listen() (net.Listener, error) { return lendAt(&g.door, g.socket(), false) }
@@ -133,7 +117,7 @@ type boxGround struct {
 }
 
 func (g boxGround) lay(ctx context.Context, job Job) error {
-	err := layOut(ctx, job, func(name string, mode fs.FileMode) (io.WriteCloser, error) {
+	err := layOut(ctx, job, func(name string, mode fs.FileMode) (*os.File, error) {
 		fd, err := unix.Openat(int(g.Work.Fd()), name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, uint32(mode))
 		if err != nil {
 			return nil, err
@@ -225,7 +209,7 @@ func (k *Kept) settle(c *keeper.Client, job Job) (ground, error) {
 	if err != nil {
 		return nil, err
 	}
-	fits := cell.Parked && slices.Equal(job.Command, k.cfg.Box.Park) && len(job.Devices) == 0
+	fits := cell.Parked && slices.Equal(job.Command, k.cfg.Park) && len(job.Devices) == 0
 	if !ready || !fits {
 		k.pool.cold.Add(1)
 	}

@@ -19,6 +19,7 @@ type KeptConfig struct {
 	Prefix  string     // what the names of the folders start with: others are left alone
 	Path    string     // PATH of scripts; "": DefaultPath
 	Ahead   int        // keepers that are kept ready
+	Park    []string   // the command of the interpreter that is up before its scripts: in each sandbox, or else one for each keeper, which forks
 	Box     *BoxConfig // what each script is in; nil: nothing
 	Hold    *os.File   // stays open as long as a keeper lives; nil: nothing
 }
@@ -26,6 +27,5 @@ type KeptConfig struct {
 // BoxConfig is what the scripts of a [Kept] are in.
 type BoxConfig struct {
 	Sandbox sandbox.Config
-	Cgroups bool     // each keeper has one; else there are none
-	Park    []string // the command of the interpreter that waits in each sandbox made ahead
+	Cgroups bool // each keeper has one; else there are none
 }

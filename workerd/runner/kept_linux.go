@@ -47,7 +47,9 @@ func OpenKept(cfg KeptConfig) (*Kept, error) {
 	k := &Kept{cfg: cfg}
 	k.pool = pool{program: program, dir: cfg.Spool, prefix: cfg.Prefix, hold: cfg.Hold, ahead: cfg.Ahead}
 	if cfg.Box != nil {
-		k.pool.box = cfg.Box.box()
+		k.pool.box = cfg.Box.box(cfg.Park)
+	} else {
+		k.pool.park = cfg.Park
 	}
 	first, err := k.pool.start() // so that it is known at once whether it can be
 	if err != nil {
@@ -78,18 +80,18 @@ func (k *Kept) Run(ctx context.Context, job Job) Result {
 
 // box is what a keeper is told. An interpreter that is not there, or cannot
 // wait for a script, starts with each: every start is cold then, and counted.
-func (b *BoxConfig) box() *keeper.Box {
+func (b *BoxConfig) box(park []string) *keeper.Box {
 	box := &keeper.Box{Config: b.Sandbox, Env: boxEnv()}
 	if b.Cgroups {
 		box.Group = "modulate-" // and what is the folder's own
 	}
-	if !ahead.Parks(b.Park) {
+	if !ahead.Parks(park) {
 		return box
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), pythonLimit)
 	defer cancel()
-	if program, err := ahead.Compile(ctx, b.Park); err == nil {
-		box.Park, box.Program = b.Park, program
+	if program, err := ahead.Compile(ctx, park); err == nil {
+		box.Park, box.Program = park, program
 	}
 	return box
 }
@@ -135,10 +137,13 @@ func (p *place) begin(ctx context.Context, job Job) Result {
 	if grace == 0 {
 		grace = DefaultGrace
 	}
-	until := job.Lease.end()
+	until, forked := job.Lease.end(), 0
+	if p.client.Forks(job.Command) {
+		forked = len(job.Command)
+	}
 	return p.attend(ctx, job, cmd, until, func(with keeper.Streams) *keeper.Run {
 		return p.client.Begin(keeper.Start{
-			Path: cmd.path, Argv: cmd.argv, Env: cmd.env, Dir: cmd.dir,
+			Path: cmd.path, Forked: forked, Argv: cmd.argv, Env: cmd.env, Dir: cmd.dir,
 			Timeout: job.Timeout, Grace: grace, Until: until, Mortal: len(job.Note) == 0,
 		}, with)
 	})
@@ -256,6 +261,11 @@ func (p *place) clear() error {
 	}
 	if !p.k.pool.started(p.client.Dir) { // its scripts are in what another process was configured for
 		return errors.Join(append(errs, p.k.pool.end(p.client))...)
+	}
+	if !p.client.Fit() {
+		errs = append(errs, p.k.pool.end(p.client))
+		p.k.pool.fill()
+		return errors.Join(errs...)
 	}
 	p.k.pool.put(p.client)
 	return errors.Join(errs...)

@@ -23,6 +23,7 @@ type pool struct {
 	prefix  string // of the folders' names
 	hold    *os.File
 	box     *keeper.Box // nil: there are no sandboxes
+	park    []string    // the command of what forks for scripts, none: nothing does
 	ahead   int
 
 	cold atomic.Uint64 // jobs for which nothing was ready
@@ -32,6 +33,9 @@ type pool struct {
 	dirs    map[string]bool // folders of keepers that this process has started
 	closed  bool
 	filling sync.WaitGroup
+
+	making  sync.Mutex
+	nursery *keeper.Nursery // of park, as it was when the last keeper was started
 }
 
 // start starts a keeper.
@@ -67,11 +71,24 @@ func (p *pool) startIn(dir string) (*keeper.Client, error) {
 		own.Group = "modulate-" + strings.TrimPrefix(filepath.Base(dir), p.prefix)
 		box = &own
 	}
-	c, err := p.program.Start(f, p.hold, box)
+	c, err := p.program.Start(f, p.hold, box, p.forks())
 	if err != nil {
 		f.Close()
 	}
 	return c, err
+}
+
+// forks is what forks for the scripts of a keeper; nil: nothing does.
+func (p *pool) forks() *keeper.Nursery {
+	if len(p.park) == 0 {
+		return nil
+	}
+	p.making.Lock()
+	defer p.making.Unlock()
+	if p.nursery == nil || !p.nursery.Current() {
+		p.nursery = keeper.NewNursery(p.park)
+	}
+	return p.nursery
 }
 
 // started reports whether the folder is that of a keeper of this process.
@@ -96,7 +113,7 @@ func (p *pool) take() (*keeper.Client, error) {
 		c := p.idle[n]
 		p.idle = slices.Delete(p.idle, n, n+1)
 		p.mu.Unlock()
-		if c.Alive() {
+		if c.Fit() {
 			return c, nil
 		}
 		if err := p.end(c); err != nil {

@@ -32,8 +32,9 @@ func TestScriptsHaveTheTimersOfOthers(t *testing.T) {
 	}
 	says(t, runner.Exec{Dir: t.TempDir()}.Run)
 	for name, open := range map[string]func() *daemon{
-		"kept":  func() *daemon { return newDaemon(t, nil) },
-		"boxed": func() *daemon { return boxed(t, nil, ample) },
+		"kept":   func() *daemon { return newDaemon(t, nil) },
+		"forked": func() *daemon { return forking(t, job(python, "").Command) },
+		"boxed":  func() *daemon { return boxed(t, nil, ample) },
 	} {
 		d := open() // its keepers are started by this thread
 		t.Run(name, func(t *testing.T) { says(t, d.Run) })

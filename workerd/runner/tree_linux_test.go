@@ -7,23 +7,27 @@ import (
 	"maps"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"modulate/workerd/keeper"
 	"modulate/workerd/runner"
 )
 
 // suites are the kinds of runners of this system.
-var suites = map[string]suite{"exec": execSuite, "kept": {openKept}}
+var suites = map[string]suite{"exec": execSuite, "kept": {openKept}, "forked": {openForked}}
 
-func openKept(dir, spool string) (runner.Runner, func() error) {
-	k, err := runner.OpenKept(runner.KeptConfig{Dir: dir, Spool: spool, Program: os.Args[0], Prefix: "k.cpu."})
+func openKept(dir, spool string) (runner.Runner, func() error) { return open(dir, spool, nil) }
+
+// openForked opens a Kept whose Python scripts are forked.
+func openForked(dir, spool string) (runner.Runner, func() error) {
+	return open(dir, spool, job(python, "").Command)
+}
+
+func open(dir, spool string, park []string) (runner.Runner, func() error) {
+	k, err := runner.OpenKept(runner.KeptConfig{Dir: dir, Spool: spool, Program: os.Args[0], Prefix: "k.cpu.", Park: park})
 	if err != nil {
 		panic(err)
 	}
@@ -220,21 +224,11 @@ func (s suite) WorkerKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pid, err := strconv.Atoi(strings.TrimSpace(line))
-	if err != nil {
-		t.Fatal(err)
-	}
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		t.Fatalf("the script does not run: %v", err)
-	}
-	defer unix.Close(fd)
+	fd := held(t, strings.TrimSpace(line))
 	if err := worker.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 10_000); n != 1 {
-		t.Errorf("the script lives on its worker's death: %v", err)
-	}
+	awaitEnd(t, fd, 10*time.Second)
 	worker.Wait()
 }
 

@@ -1,0 +1,250 @@
+//go:build linux
+
+package keeper
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"modulate/workerd/ahead"
+	"modulate/workerd/timerslack"
+)
+
+// A Nursery is a kind of interpreter that forks for the scripts of keepers
+// without a sandbox, one for each keeper: see package ahead. Each is beside its
+// keeper in the worker's pid namespace, out of the scripts' reach and of the
+// keeper's, which ends jobs by killing all that is in its own.
+type Nursery struct {
+	command []string
+	program ahead.Program // nil: it cannot be had, and scripts are executed
+	binary  os.FileInfo   // of the interpreter, before the program was made
+}
+
+// compileLimit bounds how long an interpreter may take to make its program.
+const compileLimit = 30 * time.Second
+
+// NewNursery returns the kind for a command.
+func NewNursery(command []string) *Nursery {
+	n := &Nursery{command: command}
+	if !ahead.Forks(command) {
+		return n
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), compileLimit)
+	defer cancel()
+	var err error
+	if n.binary, err = os.Stat(command[0]); err == nil {
+		n.program, _ = ahead.Compile(ctx, command)
+	}
+	return n
+}
+
+// Current reports whether the interpreter is the one that it was.
+func (n *Nursery) Current() bool {
+	if n.binary == nil {
+		return true // nor was there one
+	}
+	now, err := os.Stat(n.command[0])
+	return err == nil && os.SameFile(now, n.binary) && now.ModTime().Equal(n.binary.ModTime()) && now.Size() == n.binary.Size()
+}
+
+// mostForks is for how many scripts one interpreter forks: they have in common
+// what it drew at random as it started.
+const mostForks = 1000
+
+// A forker is the interpreter of one keeper. What fails of it is no error: then
+// scripts are executed.
+type forker struct {
+	*Nursery
+	keepers, theirs *os.File  // the ends of its socket, until it is up
+	cmd             *exec.Cmd // nil: it was not started
+	up              bool
+	forks           int // scripts that were to be
+}
+
+// open makes what a keeper is to have of its nursery. nil: it has none.
+func (n *Nursery) open() (*forker, error) {
+	if n == nil || n.program == nil {
+		return nil, nil
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socketpair", err)
+	}
+	return &forker{Nursery: n, keepers: os.NewFile(uintptr(pair[0]), "keeper"), theirs: os.NewFile(uintptr(pair[1]), "nursery")}, nil
+}
+
+// socket is the keeper's end, nil: there is none.
+func (f *forker) socket() *os.File {
+	if f == nil {
+		return nil
+	}
+	return f.keepers
+}
+
+// close closes both ends of the socket here.
+func (f *forker) close() {
+	if f != nil {
+		f.keepers.Close()
+		f.theirs.Close()
+	}
+}
+
+// start starts the interpreter of a keeper.
+func (f *forker) start(keeper int) {
+	if f == nil || f.program.Send(f.keepers) != nil {
+		return
+	}
+	pidfd, err := unix.PidfdOpen(keeper, 0)
+	if err != nil {
+		return
+	}
+	process := os.NewFile(uintptr(pidfd), "keeper")
+	defer process.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		return
+	}
+	defer r.Close()
+	defer w.Close()
+	into := []string{"4"}
+	if os.Geteuid() != 0 { // see Program.command
+		into = append(into, "user")
+	}
+	argv := ahead.Nursery(f.command, 3, into...)
+	cmd := &exec.Cmd{
+		Path: argv[0], Args: argv, Dir: "/", Env: []string{}, Stdin: r, Stdout: w, Stderr: w,
+		ExtraFiles: []*os.File{f.theirs, process}, SysProcAttr: &syscall.SysProcAttr{Setsid: true},
+	}
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends here
+		timerslack.Narrow()
+		started <- cmd.Start()
+	}()
+	if <-started == nil {
+		f.cmd = cmd
+	}
+}
+
+// await waits until it is up, and closes the socket here: it and the keeper
+// have the ends.
+func (f *forker) await() {
+	if f == nil {
+		return
+	}
+	f.theirs.Close()
+	if f.cmd != nil {
+		_, err := ready(int(f.keepers.Fd()), helloLimit)
+		f.up = err == nil
+	}
+	f.keepers.Close()
+}
+
+// fit reports whether it is as good as a new one.
+func (f *forker) fit() bool {
+	if !f.Current() {
+		return false
+	}
+	if !f.up {
+		return true // nor is a new one better
+	}
+	var info unix.Siginfo
+	err := unix.Waitid(unix.P_PID, f.cmd.Process.Pid, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+	return err == nil && info.Signo == 0 && f.forks < mostForks
+}
+
+// end waits for its end, which follows on its keeper's.
+func (f *forker) end() {
+	if f == nil || f.cmd == nil {
+		return
+	}
+	late := time.AfterFunc(helloLimit, func() { f.cmd.Process.Kill() })
+	defer late.Stop()
+	f.cmd.Wait()
+}
+
+// Forks reports whether the keeper's scripts of a command are forked.
+func (c *Client) Forks(command []string) bool {
+	return c.forker != nil && c.forker.up && slices.Equal(command, c.forker.command)
+}
+
+// Fit reports whether the keeper, which is idle, may have another job: it lives,
+// and its nursery, if it has one, is to fork on.
+func (c *Client) Fit() bool { return c.Alive() && (c.forker == nil || c.forker.fit()) }
+
+// A nursery is a keeper's end of the socket to one.
+type nursery int
+
+// forkLimit bounds how long a process may take to be there.
+const forkLimit = 2 * time.Second
+
+// fork has the process of a script forked. What fails once is not asked again,
+// and leaves nothing.
+func (n *nursery) fork(j *job, streams [3]int) error {
+	err := n.bear(j, streams)
+	if err != nil {
+		killAll()
+		unix.Close(int(*n))
+		*n = -1
+		if j.pidfd >= 0 {
+			unix.Close(j.pidfd)
+			j.pidfd = -1
+		}
+	}
+	return err
+}
+
+func (n *nursery) bear(j *job, streams [3]int) error {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(pair[0])
+	err = ahead.Fork(int(*n), streams, pair[1])
+	unix.Close(pair[1])
+	if err != nil {
+		return err
+	}
+	if j.pid, err = ready(pair[0], forkLimit); err != nil {
+		return err
+	}
+	if j.pidfd, err = unix.PidfdOpen(j.pid, 0); err != nil {
+		return err
+	}
+	script := ahead.Script{Command: j.Argv[:j.Forked], Name: j.Argv[j.Forked], Args: j.Argv[j.Forked+1:], Env: j.Env, Dir: j.Dir}
+	return script.Send(descriptor(pair[0]))
+}
+
+// ready is [ahead.Ready] of a socket that has to answer within limit.
+func ready(socket int, limit time.Duration) (int, error) {
+	t := unix.NsecToTimeval(limit.Nanoseconds())
+	if err := unix.SetsockoptTimeval(socket, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &t); err != nil {
+		return 0, err
+	}
+	return ahead.Ready(patient(socket))
+}
+
+// A patient one reads on when it is interrupted.
+type patient int
+
+// Read is that of [io.Reader].
+func (p patient) Read(b []byte) (int, error) {
+	for {
+		n, err := unix.Read(int(p), b)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case n == 0 && err == nil:
+			err = io.EOF
+		}
+		return max(n, 0), err
+	}
+}
