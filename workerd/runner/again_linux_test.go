@@ -145,3 +145,20 @@ func TestASocketInUseIsNotLentAgain(t *testing.T) {
 	}
 	d.end(t)
 }
+
+// TestNothingIsLeftOfALongerScript: the file of one is written anew for the
+// next, whatever it was and whatever it made of itself.
+func TestNothingIsLeftOfALongerScript(t *testing.T) {
+	d := newDaemon(t, nil)
+	for _, script := range []string{
+		"cat $0 #" + strings.Repeat("x", 30_000), "cat $0", "cat $0; head -c 20000 /dev/zero >>$0; exit", "cat $0", "cat $0 #" + strings.Repeat("y", 5000), "cat $0; : >$0; exit", "cat $0",
+	} {
+		var out strings.Builder
+		r := d.Run(t.Context(), job("bash", script, func(j *runner.Job) { j.Note, j.Stdout, j.Stderr = []byte("note"), &out, io.Discard }))
+		forget(t, ran{Result: r})
+		if r.End != runner.Exited || out.String() != script {
+			t.Errorf("%+v, a script of %d bytes found itself as one of %d", r, len(script), out.Len())
+		}
+	}
+	d.end(t)
+}

@@ -79,12 +79,12 @@ func (d jobDir) lay(ctx context.Context, job Job) error {
 }
 
 // create makes a file in the working directory.
-func (d jobDir) create(name string, mode fs.FileMode) (*os.File, error) {
+func (d jobDir) create(name string, mode fs.FileMode) (io.WriteCloser, error) {
 	return os.OpenFile(filepath.Join(d.work(), name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 }
 
 // A creator makes a new file in the working directory.
-type creator func(name string, mode fs.FileMode) (*os.File, error)
+type creator func(name string, mode fs.FileMode) (io.WriteCloser, error)
 
 // layOut makes the script and its inputs.
 func layOut(ctx context.Context, job Job, create creator) error {

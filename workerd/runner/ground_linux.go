@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -53,16 +54,31 @@ func (g *hostGround) lay(ctx context.Context, job Job) error {
 	if len(job.Command) > 0 {
 		g.file = job.Name
 	}
-	return layOut(ctx, job, func(name string, mode fs.FileMode) (*os.File, error) {
+	return layOut(ctx, job, func(name string, mode fs.FileMode) (io.WriteCloser, error) {
 		if name == g.file && g.script {
 			g.script = false
 			path := filepath.Join(g.work(), name)
 			if os.Rename(g.waiting(), path) == nil {
-				return os.OpenFile(path, os.O_WRONLY|os.O_TRUNC|unix.O_NOFOLLOW, 0)
+				f, err := os.OpenFile(path, os.O_WRONLY|unix.O_NOFOLLOW, 0)
+				return overwritten{f}, err
 			}
 		}
 		return g.create(name, mode)
 	})
+}
+
+// An overwritten is a file whose old content ends where the new one does, once
+// it is closed. What is emptied first ext4 writes to the disk as it is closed
+// (auto_da_alloc in ext4(5)), and waits for the disk to empty it.
+type overwritten struct{ *os.File }
+
+// Close cuts off what was longer, and closes the file.
+func (f overwritten) Close() error {
+	end, err := f.Seek(0, io.SeekCurrent)
+	if err == nil {
+		err = f.Truncate(end)
+	}
+	return errors.Join(err, f.File.Close())
 }
 
 func (g *hostGround) listen() (net.Listener, error) { return lendAt(&g.door, g.socket(), false) }
@@ -117,7 +133,7 @@ type boxGround struct {
 }
 
 func (g boxGround) lay(ctx context.Context, job Job) error {
-	err := layOut(ctx, job, func(name string, mode fs.FileMode) (*os.File, error) {
+	err := layOut(ctx, job, func(name string, mode fs.FileMode) (io.WriteCloser, error) {
 		fd, err := unix.Openat(int(g.Work.Fd()), name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, uint32(mode))
 		if err != nil {
 			return nil, err

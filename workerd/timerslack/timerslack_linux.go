@@ -1,6 +1,7 @@
 package timerslack
 
 import (
+	"os"
 	"runtime"
 	"syscall"
 
@@ -25,7 +26,9 @@ func Widen(argv, env []string) {
 	if set(wide); have() < wide { // a thread in real time has none (sched(7)), and never will
 		return
 	}
-	_ = syscall.Exec("/proc/self/exe", argv, env)
+	if program, err := os.Executable(); err == nil { // by its path: the kernel names the process after that
+		_ = syscall.Exec(program, argv, env)
+	}
 }
 
 // Narrow gives this thread, and what it starts, the slack that programs have. It

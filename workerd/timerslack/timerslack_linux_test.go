@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 )
 
@@ -32,7 +34,11 @@ func TestMain(m *testing.M) {
 func report(who string) {
 	slack := make(chan int)
 	go func() { slack <- have() }()
-	fmt.Println(who, os.Getpid() == leader(), len(os.Args), <-slack)
+	name, err := os.ReadFile("/proc/self/comm")
+	if err != nil {
+		fmt.Println(err)
+	}
+	fmt.Println(who, os.Getpid() == leader(), len(os.Args), <-slack, strings.TrimSpace(string(name)))
 }
 
 // leader is the process whose number the test was told of.
@@ -42,7 +48,7 @@ func leader() (pid int) {
 }
 
 func start(as string) {
-	cmd := exec.Command("/proc/self/exe")
+	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), role+"="+as)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	if err := cmd.Run(); err != nil {
@@ -50,13 +56,16 @@ func start(as string) {
 	}
 }
 
-// A server has it on all threads, as the same process with the same arguments;
+// A server has it on all threads, as the same process of the same name, with the
+// same arguments;
 // so has what it starts, but for what is started by a thread that is narrow.
 func TestWiden(t *testing.T) {
 	cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", `TIMERSLACK_PID=$$ exec "$0" a b`, os.Args[0])
 	cmd.Env = append(os.Environ(), role+"=server")
 	out, err := cmd.CombinedOutput()
-	want := fmt.Sprintf("itself true 3 %d\nstarted false 1 %d\nstarted false 1 %d\n", wide, wide, narrow)
+	name := filepath.Base(os.Args[0])
+	name = name[:min(len(name), 15)] // TASK_COMM_LEN
+	want := fmt.Sprintf("itself true 3 %d %[3]s\nstarted false 1 %[1]d %[3]s\nstarted false 1 %[2]d %[3]s\n", wide, narrow, name)
 	if err != nil || string(out) != want {
 		t.Errorf("got %v,\n%swant\n%s", err, out, want)
 	}

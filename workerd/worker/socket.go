@@ -35,8 +35,9 @@ func (s *socket) serve(l net.Listener, numbers string) {
 	}
 	var ctx context.Context
 	ctx, s.cancel = context.WithCancel(s.j.work)
+	routes := sync.OnceValue(s.routes) // most scripts ask for nothing
 	s.server = &http.Server{
-		Handler:           s.routes(),
+		Handler:           http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { routes().ServeHTTP(w, r) }),
 		ReadHeaderTimeout: callTime,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ErrorLog:          slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
