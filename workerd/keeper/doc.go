@@ -32,7 +32,7 @@
 // up and forks for each script of its kind, so that nothing is started. It is
 // the worker's child, beside the keeper in the worker's pid namespace, and enters
 // that of the keeper for what it forks. The keeper hands it the script's streams
-// over a socket and is the script's parent, as of any: whose end it learns, and
+// over a socket, after a script those for the next one, and is the script's parent, as of any: whose end it learns, and
 // whom it kills, is no matter of the nursery's. That ends when the keeper has
 // ended, whose end of the socket is the only one. Where it does not fork, the
 // keeper executes the script's command; the worker replaces a keeper whose

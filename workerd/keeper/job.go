@@ -45,33 +45,40 @@ type job struct {
 
 // begin starts a script. Where the nursery cannot, it is executed.
 func begin(s Start, files [3]int, n *nursery) *job {
+	if j := n.take(s, files); j != nil {
+		return j
+	}
 	j := &job{Start: s, pidfd: -1, stdin: feed{pipe: -1}, began: boottime()}
-	theirs := [3]int{-1, -1, -1}
-	err := j.openStreams(&theirs, files)
-	if err == nil && (s.Forked == 0 || n.fork(j, theirs) != nil) {
-		err = j.fork(theirs)
-	}
-	for _, fd := range theirs {
-		if fd >= 0 {
-			unix.Close(fd)
-		}
-	}
-	if err != nil {
+	if err := j.start(files, j.fork); err != nil {
 		errno, _ := err.(syscall.Errno)
 		j.end, j.exited, j.exit.Errno = NotStarted, true, uint32(cmp.Or(errno, syscall.EIO))
 	}
 	return j
 }
 
-// openStreams makes the script's streams; theirs are its ends. A nursery's
-// scripts have pipes always.
+// start makes the script's streams, and by fork its process.
+func (j *job) start(files [3]int, fork func([3]int) error) error {
+	theirs := [3]int{-1, -1, -1}
+	err := j.openStreams(&theirs, files)
+	if err == nil {
+		err = fork(theirs)
+	}
+	for _, fd := range theirs {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+	return err
+}
+
+// openStreams makes the script's streams; theirs are its ends.
 func (j *job) openStreams(theirs *[3]int, files [3]int) (err error) {
 	var pipe [2]int
-	if j.Stdin || j.Forked > 0 {
+	if j.Stdin {
 		if err = unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
 			return err
 		}
-		theirs[0], j.stdin.pipe, j.stdin.last = pipe[0], pipe[1], !j.Stdin
+		theirs[0], j.stdin.pipe = pipe[0], pipe[1]
 		err = unix.SetNonblock(pipe[1], true)
 	} else {
 		theirs[0], err = unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -80,7 +87,7 @@ func (j *job) openStreams(theirs *[3]int, files [3]int) (err error) {
 		if j.out[i] = (capture{pipe: -1, file: files[i]}); err != nil {
 			continue
 		}
-		if !wanted && j.Forked == 0 {
+		if !wanted {
 			theirs[1+i], err = unix.Open(os.DevNull, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 			continue
 		}

@@ -56,7 +56,7 @@ func Main() int {
 	if os.Getpid() != 1 || unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC) != nil {
 		return 2
 	}
-	k := &keeper{conn: fdConn, listener: fdListener, folder: fdFolder, nursery: fdNursery, buf: make([]byte, 64<<10)}
+	k := &keeper{conn: fdConn, listener: fdListener, folder: fdFolder, nursery: nursery{socket: fdNursery}, buf: make([]byte, 64<<10)}
 	if err := k.open(); err != nil {
 		return 1
 	}
@@ -250,6 +250,9 @@ func (k *keeper) forget() {
 	if k.box != nil {
 		k.job.cell.discard()
 		k.box.park()
+	}
+	if k.job.Forked > 0 {
+		k.nursery.prepare(k.files) // the next one is of the same kind, mostly
 	}
 	k.job = nil
 	debug.FreeOSMemory() // some 300 µs, while the next interpreter starts; seldomer it comes to 4.5 MiB resident

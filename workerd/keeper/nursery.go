@@ -180,47 +180,98 @@ func (c *Client) Forks(command []string) bool {
 // and its nursery, if it has one, is to fork on.
 func (c *Client) Fit() bool { return c.Alive() && (c.forker == nil || c.forker.fit()) }
 
-// A nursery is a keeper's end of the socket to one.
-type nursery int
+// A nursery is a keeper's end of the socket to one, and what that has forked
+// ahead.
+type nursery struct {
+	socket  int
+	next    *job // its process waits for its script; nil: there is none
+	control int  // to that
+}
 
 // forkLimit bounds how long a process may take to be there.
 const forkLimit = 2 * time.Second
 
-// fork has the process of a script forked. What fails once is not asked again,
-// and leaves nothing.
-func (n *nursery) fork(j *job, streams [3]int) error {
-	err := n.bear(j, streams)
-	if err != nil {
-		killAll()
-		unix.Close(int(*n))
-		*n = -1
-		if j.pidfd >= 0 {
-			unix.Close(j.pidfd)
-			j.pidfd = -1
+// take gives a script to the process that waits, or to one that is forked now.
+// nil: it is to be executed, and none is there.
+func (n *nursery) take(s Start, files [3]int) *job {
+	if n.next != nil && s.Forked > 0 {
+		if j := n.give(s); j != nil {
+			return j
 		}
 	}
-	return err
+	n.drop()
+	if s.Forked > 0 && n.prepare(files) {
+		if j := n.give(s); j != nil {
+			return j
+		}
+		n.drop()
+	}
+	return nil
 }
 
-func (n *nursery) bear(j *job, streams [3]int) error {
+// prepare has a process forked. What fails once is not asked again.
+func (n *nursery) prepare(files [3]int) bool {
+	if n.socket < 0 {
+		return false
+	}
+	n.next, n.control = &job{Start: Start{Stdin: true, Stdout: true, Stderr: true}, pidfd: -1, stdin: feed{pipe: -1}}, -1
+	if err := n.next.start(files, n.bear); err != nil {
+		unix.Close(n.socket)
+		n.socket = -1
+		n.drop()
+		return false
+	}
+	return true
+}
+
+// bear makes the process of next.
+func (n *nursery) bear(streams [3]int) error {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(pair[0])
-	err = ahead.Fork(int(*n), streams, pair[1])
+	n.control = pair[0]
+	err = ahead.Fork(n.socket, streams, pair[1])
 	unix.Close(pair[1])
 	if err != nil {
 		return err
 	}
-	if j.pid, err = ready(pair[0], forkLimit); err != nil {
+	if n.next.pid, err = ready(n.control, forkLimit); err != nil {
 		return err
 	}
-	if j.pidfd, err = unix.PidfdOpen(j.pid, 0); err != nil {
-		return err
+	n.next.pidfd, err = unix.PidfdOpen(n.next.pid, 0)
+	return err
+}
+
+// give gives the script to next. nil: that does not take it.
+func (n *nursery) give(s Start) *job {
+	j := n.next
+	script := ahead.Script{Command: s.Argv[:s.Forked], Name: s.Argv[s.Forked], Args: s.Argv[s.Forked+1:], Env: s.Env, Dir: s.Dir}
+	if readable(j.pidfd) || script.Send(descriptor(n.control)) != nil {
+		return nil
 	}
-	script := ahead.Script{Command: j.Argv[:j.Forked], Name: j.Argv[j.Forked], Args: j.Argv[j.Forked+1:], Env: j.Env, Dir: j.Dir}
-	return script.Send(descriptor(pair[0]))
+	unix.Close(n.control)
+	n.next = nil
+	j.Start, j.began, j.stdin.last = s, boottime(), !s.Stdin
+	return j
+}
+
+// drop ends next, if there is one.
+func (n *nursery) drop() {
+	j := n.next
+	if j == nil {
+		return
+	}
+	n.next = nil
+	killAll()
+	j.stdin.close()
+	j.out[0].close()
+	j.out[1].close()
+	for _, fd := range []int{n.control, j.pidfd} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
 }
 
 // ready is [ahead.Ready] of a socket that has to answer within limit.

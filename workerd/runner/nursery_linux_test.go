@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -77,6 +78,8 @@ func TestForkedScript(t *testing.T) {
 print(os.getppid(), os.getsid(0) == os.getpgid(0) == os.getpid(), sorted(os.environ), sys.argv, sys.flags, os.getcwd() == os.environ["HOME"])
 print(os.getgroups(), os.getresuid(), os.getresgid(), os.umask(0), sys.stdin.read(), os.listdir("/proc/self/fd"), [l for l in open("/proc/self/status") if l[:3] in ("Cap", "Sig", "Shd", "NoN", "Sec")])
 print(open("/proc/self/limits").read(), open("/proc/self/oom_score_adj").read(), os.sched_getaffinity(0), open("/proc/self/cgroup").read(), os.access("/proc/self/environ", os.R_OK))
+try: os.kill(-1, 0)
+except ProcessLookupError: print("alone")
 sum(range(3_000_000))
 sys.exit(7)
 `
@@ -94,7 +97,7 @@ sys.exit(7)
 		said = append(said, rest)
 		d.end(t)
 	}
-	if said[0] != said[1] {
+	if said[0] != said[1] || !strings.HasSuffix(said[0], "\nalone\n") {
 		t.Errorf("forked:\n%sexecuted:\n%s", said[0], said[1])
 	}
 }
@@ -132,6 +135,43 @@ func TestNurseryKilledMidScript(t *testing.T) {
 		t.Error("the nursery is the one that was killed")
 	}
 	d.end(t)
+}
+
+// The process that waits for the next script goes before one of another kind,
+// and is not missed where it has died.
+func TestWaitingProcess(t *testing.T) {
+	d := forking(t, job(python, "").Command)
+	const alone = "kill -0 -1 2>/dev/null && exit 1; exit 0"
+	for _, kill := range []bool{false, true, false} {
+		if r := d.in(t, job(python, forked)); r.out != "True\n" || r.End != runner.Exited || r.Code != 0 {
+			t.Errorf("%+v, stdout %q, stderr %q", r.Result, r.out, r.errs)
+		}
+		if !kill {
+			good(t, d.in(t, job("bash", alone)))
+			continue
+		}
+		waiting := waiting(t)
+		if err := unix.PidfdSendSignal(waiting, unix.SIGKILL, nil, 0); err != nil {
+			t.Fatal(err)
+		}
+		awaitEnd(t, waiting, 10*time.Second)
+	}
+	d.end(t)
+}
+
+// waiting is a pidfd of the process that waits in the only keeper, once it does.
+func waiting(t *testing.T) int {
+	t.Helper()
+	for begin := time.Now(); time.Since(begin) < 10*time.Second; runtime.Gosched() {
+		for _, keeper := range children(t) {
+			text, _ := os.ReadFile("/proc/" + keeper + "/task/" + keeper + "/children")
+			if words, _ := os.ReadFile("/proc/" + keeper + "/cmdline"); strings.HasPrefix(string(words), "modulate-keeper") && len(text) > 0 {
+				return held(t, strings.Fields(string(text))[0])
+			}
+		}
+	}
+	t.Fatal("none waits")
+	return 0
 }
 
 // Nothing is left of a nursery whose keeper has died, nor of one that is closed.
