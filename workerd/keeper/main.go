@@ -212,6 +212,7 @@ func (k *keeper) obey(kind byte, body []byte) bool {
 		} else {
 			k.job = k.box.begin(s, k.files)
 		}
+		k.job.out[0].unwanted, k.job.out[1].unwanted = !s.Stdout, !s.Stderr // what is started ahead has pipes for both
 	case kind == kindBox && k.box == nil:
 		return k.unbox(body)
 	case kind == kindHold && k.box != nil && j == nil:

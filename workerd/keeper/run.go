@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"sync"
 	"time"
 )
@@ -67,6 +68,11 @@ func (c *Client) Begin(s Start, with Streams) *Run {
 // outputs are written from their first byte on; In is what follows h.Stdin.
 func (c *Client) Resume(h Hello, with Streams) *Run {
 	r := c.newRun(with)
+	for i, o := range r.out {
+		if o == nil {
+			r.took(i, math.MaxInt64-Half) // whatever comes: nobody reads it
+		}
+	}
 	if h.Feed {
 		r.feed(with, h.Stdin)
 	}
@@ -246,11 +252,16 @@ func (o *copier) step(end int64) {
 	}
 	if o.at-o.told >= tookEach {
 		o.told = o.at
-		var p packer
-		p.num(uint64(o.stream))
-		p.num(uint64(o.at))
-		o.r.send(kindTook, p)
+		o.r.took(o.stream, o.at)
 	}
+}
+
+// took tells the keeper up to where it need not keep a stream any more.
+func (r *Run) took(stream int, at int64) {
+	var p packer
+	p.num(uint64(stream))
+	p.num(uint64(at))
+	r.send(kindTook, p)
 }
 
 // feed sends the stdin, from number at on, one frame after the other: the next

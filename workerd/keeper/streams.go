@@ -6,20 +6,21 @@ import "golang.org/x/sys/unix"
 
 // A capture takes in one output of a script.
 type capture struct {
-	pipe int // -1: there is none (any more)
-	file int
-	size int64 // bytes taken in
-	took int64 // of them, those that the worker has
-	err  error // of the file: what follows is not kept
+	pipe     int // -1: there is none (any more)
+	file     int
+	unwanted bool  // by the worker that has started the script: it goes where /dev/null has it go
+	size     int64 // bytes taken in
+	took     int64 // of them, those that the worker has
+	err      error // of the file: what follows is not kept
 }
 
 // room is how many bytes may be taken in. Without a worker nobody need wait
 // for one: the ring goes round.
 func (c *capture) room(worker bool) int64 {
-	if !worker {
+	if !worker || c.unwanted {
 		return ring
 	}
-	return max(0, c.took+Half-c.size)
+	return min(ring, max(0, c.took+Half-c.size))
 }
 
 // read takes in what is there, up to limit bytes.
@@ -45,7 +46,7 @@ func (c *capture) read(buf []byte, limit int64) {
 
 // write puts p where it belongs.
 func (c *capture) write(p []byte) {
-	for len(p) > 0 && c.err == nil {
+	for len(p) > 0 && c.err == nil && !c.unwanted {
 		offset, room := place(c.size)
 		n, err := unix.Pwrite(c.file, p[:min(room, int64(len(p)))], offset)
 		if err == unix.EINTR {

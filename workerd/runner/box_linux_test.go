@@ -275,6 +275,13 @@ func (d *daemon) endAdopter(t *testing.T) {
 	}
 }
 
+// Nobody's outputs do not stop a script in a sandbox either.
+func TestBoxFloodUnread(t *testing.T) {
+	d := boxed(t, nil, ample)
+	good(t, ran{Result: d.Run(t.Context(), floodUnread())})
+	d.end(t)
+}
+
 // A script in a sandbox goes on without its daemon; what it left is collected
 // by the next.
 func TestBoxIsAdopted(t *testing.T) {

@@ -70,7 +70,7 @@ func (s suite) portable() map[string]func(*testing.T) {
 		"StoppedScript": s.StoppedScript, "Cancel": s.Cancel, "NowDuringGrace": s.NowDuringGrace, "Now": s.Now,
 		"CancelBeforeStart": s.CancelBeforeStart, "Usage": s.Usage, "NotInstalled": s.NotInstalled, "NotExecutable": s.NotExecutable,
 		"ThousandRuns": s.ThousandRuns, "Surroundings": s.Surroundings, "BadNames": s.BadNames, "FetchFails": s.FetchFails,
-		"Collect": s.Collect, "Removed": s.Removed, "Flood": s.Flood, "WriterFails": s.WriterFails, "Stdin": s.Stdin,
+		"Collect": s.Collect, "Removed": s.Removed, "Flood": s.Flood, "FloodUnread": s.FloodUnread, "WriterFails": s.WriterFails, "Stdin": s.Stdin,
 		"StdinFails": s.StdinFails, "StdinHangs": s.StdinHangs,
 	}
 }

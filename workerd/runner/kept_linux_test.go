@@ -334,6 +334,20 @@ func (s *skipper) Write(p []byte) (int, error) {
 
 func (s *skipper) Skip(to int64) { s.from, s.to, s.at = s.at, to, to }
 
+// A script goes on to its end where its adopter reads nothing.
+func TestAdoptedFloodUnread(t *testing.T) {
+	path, open := gate(t)
+	d := newDaemon(t, nil)
+	d.leave(t, `me; read -r a <`+path+`; head -c 20971520 /dev/zero; exec head -c 20971520 /dev/zero >&2`, func(j *runner.Job) { j.Timeout = time.Minute })
+	next, r := d.adopt(t, func(j *runner.Job) {
+		j.Stdout, j.Stderr = nil, nil
+		go open()
+	})
+	good(t, r)
+	forget(t, r)
+	next.end(t)
+}
+
 // A flood while nobody is there keeps its first and its last 8 MiB.
 func TestFloodWithoutDaemon(t *testing.T) {
 	const lines, width = 2 << 20, 10 // 20 MiB

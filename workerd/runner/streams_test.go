@@ -37,6 +37,22 @@ func (s suite) Flood(t *testing.T) {
 	}
 }
 
+// Outputs that nobody reads do not stop the script, whatever comes.
+func (s suite) FloodUnread(t *testing.T) {
+	exe, end := s.open(t.TempDir(), t.TempDir())
+	good(t, ran{Result: exe.Run(t.Context(), floodUnread())})
+	if err := end(); err != nil {
+		t.Error(err)
+	}
+}
+
+// floodUnread is a job that writes more of each output than is kept.
+func floodUnread() runner.Job {
+	return job(python, `
+import os
+for n in range(320): os.write(1, bytes(65536)); os.write(2, bytes(65536)) # 20 MiB`, func(j *runner.Job) { j.Timeout = time.Minute })
+}
+
 // A writer that takes no more does not stop the script.
 func (s suite) WriterFails(t *testing.T) {
 	full := errors.New("full")
