@@ -41,6 +41,7 @@ func TestAUsersScripts(t *testing.T) {
 user %d job, network [(1, 'lo')]
 files of 67108864 bytes, no core: True, descriptors: True
 a larger file: OSError
+terminals: 666 666 666 666 666 666
 python: 0, bash: 7
 `, user)
 	if got != want {
@@ -115,7 +116,16 @@ except OSError as e:
     print('a larger file:', type(e).__name__, flush=True)
 `
 
-// userMain tells what contains a user's scripts, and runs two.
+// spoil opens a terminal, and keeps whoever is to share the device from doing
+// so: it is the user's own.
+const spoil = `import os, pty
+pty.openpty()
+print(' %o' % (os.stat('/dev/pts/ptmx').st_mode & 0o777), end='')
+os.chmod('/dev/pts/ptmx', 0)
+`
+
+// userMain tells what contains a user's scripts, and runs some: more of those
+// that spoil their terminals than there are keepers.
 func userMain() error {
 	if os.Getenv("DENIED") != "" {
 		if err := os.WriteFile(namespaces, []byte("0"), 0); err != nil {
@@ -140,19 +150,29 @@ func userMain() error {
 		return err
 	}
 	defer end()
-	var codes []string
-	for _, script := range [][2]string{{"python", asked}, {"bash", "exit 7"}} {
+	script := func(runtime, text string) (code int, err error) {
 		var out bytes.Buffer
 		res := run.Run(context.Background(), runner.Job{
-			Command: h.Runtimes[script[0]], Name: "script", Stdout: &out, Stderr: &out,
-			Script: func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(script[1])), nil },
+			Command: h.Runtimes[runtime], Name: "script", Stdout: &out, Stderr: &out,
+			Script: func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(text)), nil },
 		})
 		fmt.Print(out.String())
 		if res.End != runner.Exited || res.Err != nil {
-			return fmt.Errorf("%s: %+v", script[0], res)
+			return 0, fmt.Errorf("%s: %+v", runtime, res)
 		}
-		codes = append(codes, fmt.Sprintf("%s: %d", script[0], res.Code))
+		return res.Code, nil
 	}
-	fmt.Println(strings.Join(codes, ", "))
-	return nil
+	first, err := script("python", asked)
+	if err != nil {
+		return err
+	}
+	fmt.Print("terminals:")
+	for range 6 {
+		if _, err := script("python", spoil); err != nil {
+			return err
+		}
+	}
+	last, err := script("bash", "exit 7")
+	fmt.Printf("\npython: %d, bash: %d\n", first, last)
+	return err
 }

@@ -233,15 +233,15 @@ func (b *box) prepare(s *sandbox.Start) error {
 		return err
 	}
 	s.UID, s.Root = b.number(), folder+"/"+rootName
-	if b.root != nil {
-		if b.root.Current() {
-			return nil
-		}
-		if err := b.root.Close(); err != nil {
-			return err
-		}
+	if b.root != nil && !b.root.Current() {
+		err, b.root = b.root.Close(), nil
 	}
-	b.root, err = b.Config.MakeRoot(s.Root, sandbox.Start{UID: s.UID, Socket: folder + "/" + socketsName})
+	if b.root == nil && err == nil {
+		b.root, err = b.Config.MakeRoot(s.Root, sandbox.Start{UID: s.UID, Socket: folder + "/" + socketsName})
+	}
+	if err == nil {
+		err = b.root.Renew()
+	}
 	return err
 }
 

@@ -86,6 +86,25 @@ func (c *Client) Cell() (*Cell, error) {
 	}
 }
 
+// AwaitCell waits for the sandbox that a new keeper makes ahead. An error says
+// why it cannot be made.
+func (c *Client) AwaitCell() error {
+	select {
+	case cell := <-c.ready:
+		select {
+		case c.ready <- cell:
+		default: // there is word of another
+			cell.Close()
+		}
+		if cell.Error != "" {
+			return errors.New(cell.Error)
+		}
+		return nil
+	case <-c.gone:
+		return ErrGone
+	}
+}
+
 // HasCell reports whether Cell would not wait.
 func (c *Client) HasCell() bool { return len(c.ready) > 0 }
 

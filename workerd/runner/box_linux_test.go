@@ -131,6 +131,27 @@ echo -n {} >$MODULATE_OUTPUT/result.json; : >'left behind'`, edit))
 	d.end(t)
 }
 
+// What keeps sandboxes from being made is told when a worker begins, not by each
+// script.
+func TestABoxThatCannotBeIsToldAtOnce(t *testing.T) {
+	boxed(t, nil, ample).end(t) // or it skips
+	spool := t.TempDir()
+	k, err := runner.OpenKept(runner.KeptConfig{Dir: t.TempDir(), Spool: spool, Program: os.Args[0], Prefix: "k.cpu.", Box: &runner.BoxConfig{
+		Sandbox: sandbox.Config{Level: sandbox.Bwrap, Limits: ample, Mounts: []sandbox.Mount{{Source: spool + "/gone", Target: "/sets"}}},
+	}})
+	if err == nil {
+		t.Fatal("it was opened", k.Close())
+	}
+	for _, word := range []string{"scripts cannot be run in sandboxes", "showing /sets", "gone: no such file"} {
+		if !strings.Contains(err.Error(), word) {
+			t.Errorf("%v does not say %q", err, word)
+		}
+	}
+	if left, err := os.ReadDir(spool); err != nil || len(left) > 0 {
+		t.Errorf("it left %v, %v", left, err)
+	}
+}
+
 // What the host replaces the next sandbox that is made shows: what they have in
 // common is mounted once, not for ever.
 func TestABoxShowsWhatTheHostHasNow(t *testing.T) {

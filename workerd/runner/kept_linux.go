@@ -55,6 +55,11 @@ func OpenKept(cfg KeptConfig) (*Kept, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoKeepers, err)
 	}
+	if cfg.Box != nil {
+		if err := first.AwaitCell(); err != nil {
+			return nil, errors.Join(fmt.Errorf("scripts cannot be run in sandboxes: %w", err), k.pool.end(first))
+		}
+	}
 	k.pool.put(first)
 	k.pool.fill()
 	return k, nil

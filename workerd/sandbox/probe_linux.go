@@ -42,7 +42,8 @@ func told(text string, err error) (bool, string) {
 	return true, text
 }
 
-// trial starts a sandbox as a keeper would.
+// trial starts a sandbox as a keeper would, but for its Root: that a keeper
+// alone can mount, and tells when it begins (runner.OpenKept).
 func trial() (string, error) {
 	version, err := bwrapVersion()
 	if err != nil {

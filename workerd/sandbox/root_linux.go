@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"strconv"
 	"strings"
 
@@ -17,8 +18,7 @@ import (
 // bubblewrap reads the whole table of mounts.
 //
 // It is mounted in a namespace of the caller's own, whose /proc it shows: see
-// [Enter]. No two of its sandboxes have scripts at the same time, for they
-// share their pseudoterminals.
+// [Enter].
 type Root struct {
 	fd   int
 	seen map[string]mark
@@ -29,7 +29,7 @@ type Root struct {
 const maxCopy = 1 << 20
 
 // MakeRoot mounts a Root on a directory, for sandboxes with that UID and
-// Socket.
+// Socket. Before each it is asked whether it is [Root.Current], and renewed.
 func (c Config) MakeRoot(dir string, s Start) (_ *Root, err error) {
 	r := &Root{fd: -1, seen: map[string]mark{}}
 	defer func() {
@@ -62,7 +62,7 @@ func (c Config) MakeRoot(dir string, s Start) (_ *Root, err error) {
 	if err := r.processes(); err != nil {
 		return nil, fmt.Errorf("showing /proc: %w", err)
 	}
-	if err := r.devices(dir + "/dev"); err != nil {
+	if err := r.devices(); err != nil {
 		return nil, fmt.Errorf("showing /dev: %w", err)
 	}
 	if err := protect(r.fd, 0, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV); err != nil {
@@ -76,7 +76,7 @@ func (r *Root) Close() error {
 	if r == nil || r.fd < 0 {
 		return nil
 	}
-	err := unix.Unmount("/proc/self/fd/"+strconv.Itoa(r.fd), unix.MNT_DETACH) // its directory may have been moved
+	err := unix.Unmount(r.path(), unix.MNT_DETACH)
 	err = errors.Join(os.NewSyscallError("umount2", err), unix.Close(r.fd))
 	r.fd = -1
 	return err
@@ -137,16 +137,53 @@ func (r *Root) show(t thing) error {
 	if within(t.to, "/etc") && t.to != resolvConf && info.Mode() == 0o644 && info.Size() <= maxCopy { // spares every sandbox a mount
 		return r.copy(t.from, to, int(info.Size()))
 	}
-	return errors.Join(r.write(to, func(int) error { return nil }), r.bind(t, to))
+	return errors.Join(r.touch(to), r.bind(t, to))
 }
 
+// open opens a place in the root, where links lead to what is in it too.
+func (r *Root) open(to string, flags uint64) (int, error) {
+	fd, err := unix.Openat2(r.fd, to, &unix.OpenHow{Flags: unix.O_CLOEXEC | flags, Mode: mode(flags), Resolve: unix.RESOLVE_IN_ROOT})
+	if err != nil {
+		return -1, &fs.PathError{Op: "opening", Path: "/" + to, Err: err}
+	}
+	return fd, nil
+}
+
+func mode(flags uint64) uint64 {
+	if flags&unix.O_CREAT != 0 {
+		return 0o644
+	}
+	return 0
+}
+
+// mkdir makes a directory where there is nothing. What is there already may be
+// the host's, and stays as it is.
 func (r *Root) mkdir(to string) error {
-	return errors.Join(unix.Mkdirat(r.fd, to, 0o755), unix.Fchmodat(r.fd, to, 0o755, 0)) // whatever the umask
+	up, err := r.open(path.Dir(to), unix.O_PATH)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(up)
+	err = unix.Mkdirat(up, path.Base(to), 0o755)
+	if err == nil {
+		err = unix.Fchmodat(up, path.Base(to), 0o755, 0) // whatever the umask
+	} else if there, err := r.open(to, unix.O_PATH|unix.O_DIRECTORY); err == nil {
+		return unix.Close(there)
+	}
+	return os.NewSyscallError("mkdirat", err)
+}
+
+// touch makes a file for another to be mounted on, where there is nothing.
+func (r *Root) touch(to string) error {
+	if fd, err := r.open(to, unix.O_PATH); err == nil {
+		return unix.Close(fd)
+	}
+	return r.write(to, func(int) error { return nil })
 }
 
 // write makes a file.
 func (r *Root) write(to string, fill func(fd int) error) error {
-	fd, err := unix.Openat(r.fd, to, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o644)
+	fd, err := r.open(to, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL)
 	if err != nil {
 		return err
 	}
@@ -192,7 +229,12 @@ func (r *Root) mount(from, to string, attr uint64) error {
 	if err := protect(tree, unix.AT_RECURSIVE, attr); err != nil {
 		return err
 	}
-	return os.NewSyscallError("move_mount", unix.MoveMount(tree, "", r.fd, to, unix.MOVE_MOUNT_F_EMPTY_PATH))
+	on, err := r.open(to, unix.O_PATH)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(on)
+	return os.NewSyscallError("move_mount", unix.MoveMount(tree, "", on, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH))
 }
 
 // protect gives what is mounted there attributes. No program in a sandbox gets
@@ -215,13 +257,13 @@ func (r *Root) processes() error {
 	return err
 }
 
-// devices makes /dev as bubblewrap's --dev does.
-func (r *Root) devices(dir string) error {
-	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
+// devices makes /dev as bubblewrap's --dev does, but for what [Root.Renew] adds.
+func (r *Root) devices() error {
+	if err := unix.Mount("tmpfs", r.path()+"/dev", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
 		return err
 	}
 	for _, name := range []string{"null", "zero", "full", "random", "urandom", "tty"} {
-		err := r.write("dev/"+name, func(int) error { return nil })
+		err := r.touch("dev/" + name)
 		if err == nil {
 			err = r.mount("/dev/"+name, "dev/"+name, 0)
 		}
@@ -237,9 +279,21 @@ func (r *Root) devices(dir string) error {
 			return fmt.Errorf("%s: %w", link[1], err)
 		}
 	}
-	if err := errors.Join(r.mkdir("dev/shm"), r.mkdir("dev/pts")); err != nil {
-		return err
-	}
-	err := unix.Mount("devpts", dir+"/pts", "devpts", unix.MS_NOSUID|unix.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620")
-	return os.NewSyscallError("mount", err)
+	return errors.Join(r.mkdir("dev/shm"), r.mkdir("dev/pts"))
 }
+
+// Renew gives the next sandbox pseudoterminals of its own: where scripts have
+// the caller's uid, the device that makes them is theirs to change.
+func (r *Root) Renew() error {
+	dir := r.path() + "/dev/pts"
+	if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil && err != unix.EINVAL { // it is not mounted yet
+		return fmt.Errorf("unmounting %s: %w", dir, err)
+	}
+	if err := unix.Mount("devpts", dir, "devpts", unix.MS_NOSUID|unix.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620"); err != nil {
+		return fmt.Errorf("mounting %s: %w", dir, err)
+	}
+	return nil
+}
+
+// path leads to the Root wherever its directory was moved to.
+func (r *Root) path() string { return "/proc/self/fd/" + strconv.Itoa(r.fd) }

@@ -35,6 +35,9 @@ func rootOf(t *testing.T, c Config, s *Start) *Root {
 	t.Helper()
 	s.Root = t.TempDir()
 	r, err := c.MakeRoot(s.Root, *s)
+	if err == nil {
+		err = r.Renew()
+	}
 	if err != nil {
 		t.Error(err)
 		return nil
@@ -63,22 +66,33 @@ type place struct {
 func TestARootShowsWhatASandboxWithoutOneDoes(t *testing.T) {
 	rooted(t)
 	data, cache, tool := t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "tool")
-	for _, name := range []string{data + "/set.csv", cache + "/model", tool} {
+	for _, dir := range []string{data + "/inner", filepath.Dir(tool)} {
+		if err := os.MkdirAll(dir, 0o777); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{data + "/set.csv", data + "/inner/set.csv", cache + "/model", tool} {
 		if err := os.WriteFile(name, []byte("here"), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for _, dir := range []string{data, cache, filepath.Dir(tool)} {
-		if err := os.Chmod(dir, 0o777); err != nil {
+	modes := map[string]os.FileMode{data: 0o711, data + "/inner": 0o751, cache: 0o777}
+	for dir, mode := range modes {
+		if err := os.Chmod(dir, mode); err != nil {
 			t.Fatal(err)
 		}
 	}
-	c := Config{
-		Prefixes: []string{data}, CLI: tool,
-		Mounts: []Mount{{Source: data, Target: "/data/sets"}, {Source: cache, Target: "/data/cache", Writable: true}, {Source: tool, Target: "/opt/tool"}},
+	prefixes := []string{"/var/lib", "/usr/share"}
+	if lib, err := filepath.Glob("/lib/*-linux-gnu*"); err == nil { // by a link, and there already
+		prefixes = append(prefixes, lib...)
 	}
-	if dir := Hides(data); dir != "" { // as of most temporary directories
-		c.Prefixes = nil
+	c := Config{
+		Prefixes: prefixes, CLI: tool,
+		Mounts: []Mount{
+			{Source: data, Target: "/data/sets"}, {Source: cache, Target: "/data/cache", Writable: true}, {Source: tool, Target: "/opt/tool"},
+			{Source: data, Target: "/nest", Writable: true}, {Source: cache, Target: "/nest/inner"}, {Source: tool, Target: "/nest/set.csv"},
+			{Source: data, Target: "/below/deep"}, {Source: cache, Target: "/below"}, // the latter hides the former
+		},
 	}
 	s := Start{UID: leased(t), Socket: data}
 	apart(t, func() {
@@ -88,9 +102,9 @@ func TestARootShowsWhatASandboxWithoutOneDoes(t *testing.T) {
 			return
 		}
 		for _, line := range []string{
-			`find / /usr /etc/ssl /data /opt /run -maxdepth 2 ! -path '/proc/*' ! -path '/usr/*' ! -path / -printf '%p %y %l %u %g %m\n' | sort -u`,
+			`find / /usr /etc/ssl /data /nest /below /opt /run /var/lib -maxdepth 2 ! -path '/proc/*' ! -path '/usr/*' ! -path / -printf '%p %y %l %u %g %m\n' | sort -u`,
 			`for f in $(find /etc /data /opt -type f); do echo $f; cat $f 2>&1; done | md5sum`,
-			`for d in / /usr /etc /etc/hosts /etc/services /data /data/sets /data/sets/set.csv /data/cache /data/cache/model /opt/tool /run /run/modulate /var; do [ -w $d ] && echo $d; done; true`,
+			`for d in /nest /nest/inner /below / /usr /etc /etc/hosts /etc/services /data /data/sets /data/sets/set.csv /data/cache /data/cache/model /opt/tool /run /run/modulate /var; do [ -w $d ] && echo $d; done; true`,
 			`find /dev /proc/sys /proc/irq /proc/bus -maxdepth 1 -printf '%p %y %l %u %g %m\n' | sort`,
 			`cut -d' ' -f2,4 /proc/self/mounts | grep -v '^/\(proc\|dev\|job\)' | grep -v nosuid.*nodev; true`,
 			`cut -d' ' -f2,4 /proc/self/mounts | grep '^/\(proc\|dev\|job\)' | grep -v ^/proc/sys | sort -u`,
@@ -101,6 +115,11 @@ func TestARootShowsWhatASandboxWithoutOneDoes(t *testing.T) {
 			own, shared := place{c, s}.told(t, line), place{c, with}.told(t, line)
 			if own != shared {
 				t.Errorf("%s:\n%s\nwith a Root\n%s", line, own, shared)
+			}
+		}
+		for dir, want := range modes {
+			if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != want {
+				t.Errorf("%s of the host was %o and is %v, %v", dir, want, info, err)
 			}
 		}
 		if err := r.Close(); err != nil {
