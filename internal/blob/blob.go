@@ -86,8 +86,8 @@ type Blobs interface {
 	Collect(ctx context.Context, before promise.Time) (int, error)
 }
 
-// A Rider is Blobs that lie in the file of a store, where one commit carries a
-// blob and the record that names it.
+// A Rider is Blobs that may lie in the file of a store, where one commit carries
+// a blob and the record that names it.
 type Rider interface {
 	Blobs
 
@@ -97,16 +97,19 @@ type Rider interface {
 	// other, and what keeps the blob from being kept fails the write. A write that
 	// was refused keeps nothing. Before that Stat does not find it, and whether
 	// Get does is open. ErrMismatch where it is not of that SHA-256.
-	Ride(ctx context.Context, key string, body []byte, sum promise.Hash) (context.Context, error)
+	//
+	// Blobs over others are a Rider whatever those are. Where the key's are none,
+	// rides is false: it was put, by a Put like any, and stays whatever becomes of
+	// the write.
+	Ride(ctx context.Context, key string, body []byte, sum promise.Hash) (with context.Context, rides bool, err error)
 }
 
-// Ride keeps body in b with the next write to the store beside it, see [Rider],
-// and where there is no such store at once, and on its own.
-func Ride(ctx context.Context, b Blobs, key string, body []byte, sum promise.Hash) (context.Context, error) {
+// Ride is that of [Rider], for Blobs that may be none: then it is their Put.
+func Ride(ctx context.Context, b Blobs, key string, body []byte, sum promise.Hash) (with context.Context, rides bool, err error) {
 	if r, ok := b.(Rider); ok {
 		return r.Ride(ctx, key, body, sum)
 	}
-	return ctx, b.Put(ctx, key, bytes.NewReader(body), int64(len(body)), sum)
+	return ctx, false, b.Put(ctx, key, bytes.NewReader(body), int64(len(body)), sum)
 }
 
 // Info describes a blob. SHA256 is zero where it is not known.

@@ -30,8 +30,8 @@ func (b BySize) Put(ctx context.Context, key string, src io.Reader, size int64, 
 	return b.of(key, size).Put(ctx, key, src, size, sum)
 }
 
-// Ride implements [Rider], as far as where it goes is one.
-func (b BySize) Ride(ctx context.Context, key string, body []byte, sum promise.Hash) (context.Context, error) {
+// Ride implements [Rider].
+func (b BySize) Ride(ctx context.Context, key string, body []byte, sum promise.Hash) (with context.Context, rides bool, err error) {
 	return Ride(ctx, b.of(key, int64(len(body))), key, body, sum)
 }
 

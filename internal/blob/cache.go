@@ -41,6 +41,12 @@ type cached struct {
 	body []byte    // nil: not kept
 }
 
+// put notes that the content was put now.
+func (e *cached) put(size int64, sum promise.Hash) {
+	e.at = time.Now()
+	e.info = Info{Key: e.info.Key, Size: size, SHA256: sum, Written: promise.TimeOf(e.at)}
+}
+
 // NewCache returns a Cache of inner that holds at most limit bytes.
 func NewCache(inner Blobs, limit int) *Cache {
 	return &Cache{Blobs: inner, limit: limit, entries: make(map[string]*list.Element), recent: list.New()}
@@ -55,9 +61,8 @@ func (c *Cache) Put(ctx context.Context, key string, src io.Reader, size int64, 
 	if err := c.Blobs.Put(ctx, key, src, size, sum); err != nil {
 		return err
 	}
-	now := time.Now()
 	c.learn(key, func(e *cached) {
-		e.info, e.at = Info{Key: key, Size: size, SHA256: sum, Written: promise.TimeOf(now)}, now
+		e.put(size, sum)
 		if int64(body.Len()) == size && size > 0 { // it was read, and to its end
 			e.body = body.Bytes()
 		}
@@ -65,14 +70,21 @@ func (c *Cache) Put(ctx context.Context, key string, src io.Reader, size int64, 
 	return nil
 }
 
-// Ride is that of [Rider], where inner is one. That the content is there is not
-// taken for known: no write has carried it yet.
-func (c *Cache) Ride(ctx context.Context, key string, body []byte, sum promise.Hash) (context.Context, error) {
-	ctx, err := Ride(ctx, c.Blobs, key, body, sum)
-	if err == nil && len(body) > 0 && len(body) <= cacheContent {
-		c.learn(key, func(e *cached) { e.body = body })
+// Ride is that of [Rider]. That a content which rides is there is not taken for
+// known: no write has carried it yet.
+func (c *Cache) Ride(ctx context.Context, key string, body []byte, sum promise.Hash) (with context.Context, rides bool, err error) {
+	if with, rides, err = Ride(ctx, c.Blobs, key, body, sum); err != nil {
+		return with, rides, err
 	}
-	return ctx, err
+	c.learn(key, func(e *cached) {
+		if !rides {
+			e.put(int64(len(body)), sum)
+		}
+		if len(body) > 0 && len(body) <= cacheContent {
+			e.body = body
+		}
+	})
+	return with, rides, nil
 }
 
 // Get is that of [Blobs].

@@ -128,6 +128,34 @@ func TestCacheKeepsWhatIsPut(t *testing.T) {
 	}
 }
 
+// TestCacheKnowsWhatWasPutAtOnce: where nothing rides a content is put, is there
+// without any write, and is asked for by nobody for ten minutes.
+func TestCacheKnowsWhatWasPutAtOnce(t *testing.T) {
+	small, large := &asked{Blobs: blob.NewMemory()}, &asked{Blobs: blob.NewMemory()}
+	c := blob.NewCache(blob.BySize{Small: small, Large: large}, 16<<20)
+	for in, body := range map[*asked][]byte{small: []byte("print(1)"), large: make([]byte, 256<<10+1)} {
+		sum := promise.Hash(sha256.Sum256(body))
+		key := blob.ContentKey(sum)
+		if _, rides, err := c.Ride(t.Context(), key, body, sum); rides || err != nil {
+			t.Fatalf("it rides: %t, %v", rides, err)
+		}
+		info, err := c.Stat(t.Context(), key)
+		if err != nil || info.Key != key || info.Size != int64(len(body)) || info.SHA256 != sum || small.stats+large.stats != 0 {
+			t.Errorf("%+v, %v, %d requests", info, err, small.stats+large.stats)
+		}
+		if info, err := in.Blobs.Stat(t.Context(), key); err != nil || info.Size != int64(len(body)) {
+			t.Errorf("what is there is %+v, %v", info, err)
+		}
+	}
+	one, two := promise.Hash(sha256.Sum256([]byte("one"))), []byte("two")
+	if _, _, err := c.Ride(t.Context(), blob.ContentKey(one), two, one); !errors.Is(err, blob.ErrMismatch) {
+		t.Errorf("another content: %v", err)
+	}
+	if _, err := c.Stat(t.Context(), blob.ContentKey(one)); !errors.Is(err, blob.ErrNotFound) {
+		t.Errorf("it is there: %v", err)
+	}
+}
+
 // TestCacheIsBounded: large contents pass through, and many small ones drive
 // out those not used for the longest time.
 func TestCacheIsBounded(t *testing.T) {

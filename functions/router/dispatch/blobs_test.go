@@ -229,9 +229,9 @@ type aboard struct{ blob.Blobs }
 
 type riding struct{}
 
-func (aboard) Ride(ctx context.Context, key string, body []byte, _ promise.Hash) (context.Context, error) {
+func (aboard) Ride(ctx context.Context, key string, body []byte, _ promise.Hash) (context.Context, bool, error) {
 	all, _ := ctx.Value(riding{}).(string)
-	return context.WithValue(ctx, riding{}, all+key+" "+string(body)+"; "), nil
+	return context.WithValue(ctx, riding{}, all+key+" "+string(body)+"; "), true, nil
 }
 
 // carrying is a store that notes what rides with a record.

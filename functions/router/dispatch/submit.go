@@ -91,7 +91,7 @@ func (d *dispatcher) keep(ctx context.Context, draft *draft) (context.Context, p
 		}
 	}
 	for _, c := range missing {
-		if ctx, err = blob.Ride(ctx, d.Engine.Blobs, blob.ContentKey(c.sum), c.body, c.sum); err != nil {
+		if ctx, _, err = blob.Ride(ctx, d.Engine.Blobs, blob.ContentKey(c.sum), c.body, c.sum); err != nil {
 			break
 		}
 	}

@@ -48,8 +48,9 @@ func (b Beside) ride(t *testing.T, bodies ...string) (ctx context.Context, keys 
 	for _, body := range bodies {
 		sum := promise.Hash(sha256.Sum256([]byte(body)))
 		var err error
-		if ctx, err = b.Blobs.Ride(ctx, blob.ContentKey(sum), []byte(body), sum); err != nil {
-			t.Fatal(err)
+		var rides bool
+		if ctx, rides, err = b.Blobs.Ride(ctx, blob.ContentKey(sum), []byte(body), sum); err != nil || !rides {
+			t.Fatalf("it rides: %t, %v", rides, err)
 		}
 		keys = append(keys, blob.ContentKey(sum))
 	}
@@ -155,7 +156,7 @@ func whatIsKnownMayRide(t *testing.T, b Beside) {
 
 func mismatchDoesNotRide(t *testing.T, b Beside) {
 	sum := promise.Hash(sha256.Sum256([]byte("one")))
-	ctx, err := b.Blobs.Ride(t.Context(), blob.ContentKey(sum), []byte("two"), sum)
+	ctx, _, err := b.Blobs.Ride(t.Context(), blob.ContentKey(sum), []byte("two"), sum)
 	if !errors.Is(err, blob.ErrMismatch) {
 		t.Errorf("Ride = %v, want ErrMismatch", err)
 	}

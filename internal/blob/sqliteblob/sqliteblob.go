@@ -38,11 +38,11 @@ func (b *Blobs) Put(ctx context.Context, key string, src io.Reader, size int64, 
 
 // Ride implements [blob.Rider]: a write of the store over the same file carries
 // it.
-func (b *Blobs) Ride(ctx context.Context, key string, body []byte, sum promise.Hash) (context.Context, error) {
+func (b *Blobs) Ride(ctx context.Context, key string, body []byte, sum promise.Hash) (with context.Context, rides bool, err error) {
 	if !sum.IsZero() && sha256.Sum256(body) != sum {
-		return ctx, fmt.Errorf("keeping %s: %w: not of SHA-256 %s", key, blob.ErrMismatch, sum)
+		return ctx, false, fmt.Errorf("keeping %s: %w: not of SHA-256 %s", key, blob.ErrMismatch, sum)
 	}
-	return b.db.Along(ctx, insert(key, body)), nil
+	return b.db.Along(ctx, insert(key, body)), true, nil
 }
 
 // insert keeps a blob.
