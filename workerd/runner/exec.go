@@ -105,7 +105,8 @@ func (e Exec) execute(ctx context.Context, job Job, dir jobDir) Result {
 // attend starts a process, tells begun, and returns when it and all that it
 // started are dead, with why it ended. The calling goroutine keeps its thread
 // meanwhile: on Linux the process is killed when the thread that started it
-// ends (PR_SET_PDEATHSIG(2const)).
+// ends (PR_SET_PDEATHSIG(2const)). The thread keeps the timers of scripts
+// afterwards: it is the runtime's own thread on which those of a server matter.
 func attend(ctx context.Context, job Job, cmd command, begun func(error)) (*process, End, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

@@ -20,15 +20,27 @@ const (
 func Widen(argv, env []string) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	if have() >= wide {
+	was := have()
+	if was >= wide {
+		return
+	}
+	program, err := os.Executable() // by its path: the kernel names the process after that
+	if err != nil || unix.Access(program, unix.X_OK) != nil {
+		return
+	}
+	var files unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &files) != nil {
 		return
 	}
 	if set(wide); have() < wide { // a thread in real time has none (sched(7)), and never will
 		return
 	}
-	if program, err := os.Executable(); err == nil { // by its path: the kernel names the process after that
-		_ = syscall.Exec(program, argv, env)
-	}
+	_ = syscall.Exec(program, argv, env)
+	// It cannot be run, and Exec has taken back the files that the runtime may
+	// have open. With them again, what is started has as many, too: what it would
+	// have had the runtime does not know any more.
+	_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &files)
+	set(was)
 }
 
 // Narrow gives this thread, and what it starts, the slack that programs have. It

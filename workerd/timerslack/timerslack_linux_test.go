@@ -1,6 +1,7 @@
 package timerslack
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -8,6 +9,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // role names, in the environment, what this binary is to be instead of the tests.
@@ -22,6 +25,9 @@ func TestMain(m *testing.M) {
 		start("program")
 		Narrow()
 		start("program")
+		os.Exit(0)
+	case "removed", "broken":
+		fail(os.Getenv(role))
 		os.Exit(0)
 	case "program":
 		report("started")
@@ -68,6 +74,51 @@ func TestWiden(t *testing.T) {
 	want := fmt.Sprintf("itself true 3 %d %[3]s\nstarted false 1 %[1]d %[3]s\nstarted false 1 %[2]d %[3]s\n", wide, narrow, name)
 	if err != nil || string(out) != want {
 		t.Errorf("got %v,\n%swant\n%s", err, out, want)
+	}
+}
+
+// few is how many files a shell's programs may open in TestWidenInVain.
+const few = 100
+
+// fail is a server whose binary is not there, or no program, when it begins:
+// it tells whether it is as before, and the first one's programs too.
+func fail(binary string) {
+	runtime.LockOSThread()
+	err := os.Remove(os.Args[0])
+	if binary == "broken" {
+		err = errors.Join(err, os.WriteFile(os.Args[0], []byte{0}, 0o700))
+	}
+	slack, files := have(), limit()
+	Widen(os.Args, os.Environ())
+	program, err2 := exec.Command("/bin/sh", "-c", "ulimit -n").Output()
+	fmt.Println(errors.Join(err, err2), slack == have(), files == limit(), files > few, binary == "broken" || string(program) == fmt.Sprintln(few))
+}
+
+func limit() uint64 {
+	var files unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
+		fmt.Println(err)
+	}
+	return files.Cur
+}
+
+// Where the binary has been moved, or cannot be run, a server goes on with the
+// slack and as many files as it had.
+func TestWidenInVain(t *testing.T) {
+	body, err := os.ReadFile(os.Args[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, binary := range []string{"removed", "broken"} {
+		path := filepath.Join(t.TempDir(), "server")
+		if err := os.WriteFile(path, body, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", fmt.Sprintf(`ulimit -S -n %d; exec "$0"`, few), path)
+		cmd.Env = append(os.Environ(), role+"="+binary)
+		if out, err := cmd.CombinedOutput(); err != nil || string(out) != "<nil> true true true true\n" {
+			t.Errorf("%s: %v, %q", binary, err, out)
+		}
 	}
 }
 
