@@ -25,11 +25,16 @@ import (
 type Nursery struct {
 	command []string
 	program ahead.Program // nil: it cannot be had, and scripts are executed
-	binary  os.FileInfo   // of the interpreter, before the program was made
+	binary  os.FileInfo   // of the interpreter, before the program was made; nil: it was not there
+	made    time.Time     // likewise, after
 }
 
-// compileLimit bounds how long an interpreter may take to make its program.
-const compileLimit = 30 * time.Second
+const (
+	// compileLimit bounds how long an interpreter may take to make its program.
+	compileLimit = 30 * time.Second
+	// compileAgain is after how long one that could not is asked again.
+	compileAgain = 10 * time.Minute
+)
 
 // NewNursery returns the kind for a command.
 func NewNursery(command []string) *Nursery {
@@ -43,27 +48,35 @@ func NewNursery(command []string) *Nursery {
 	if n.binary, err = os.Stat(command[0]); err == nil {
 		n.program, _ = ahead.Compile(ctx, command)
 	}
+	n.made = time.Now()
 	return n
 }
 
-// Current reports whether the interpreter is the one that it was.
+// Current reports whether the interpreter is the one that it was, and another
+// Nursery would not have a program where this has none.
 func (n *Nursery) Current() bool {
-	if n.binary == nil {
-		return true // nor was there one
+	if !ahead.Forks(n.command) {
+		return true
 	}
 	now, err := os.Stat(n.command[0])
-	return err == nil && os.SameFile(now, n.binary) && now.ModTime().Equal(n.binary.ModTime()) && now.Size() == n.binary.Size()
+	if n.binary == nil || err != nil {
+		return n.binary == nil && err != nil // it is away, as it was
+	}
+	if !os.SameFile(now, n.binary) || !now.ModTime().Equal(n.binary.ModTime()) || now.Size() != n.binary.Size() {
+		return false
+	}
+	return n.program != nil || time.Since(n.made) < compileAgain
 }
 
 // mostForks is for how many scripts one interpreter forks: they have in common
 // what it drew at random as it started.
 const mostForks = 1000
 
-// A forker is the interpreter of one keeper. What fails of it is no error: then
-// scripts are executed.
+// A forker is the interpreter of one keeper, or stands for one that cannot be
+// had. What fails of it is no error: then scripts are executed.
 type forker struct {
 	*Nursery
-	keepers, theirs *os.File  // the ends of its socket, until it is up
+	keepers, theirs *os.File  // the ends of its socket, until it is up; nil: there is no program
 	cmd             *exec.Cmd // nil: it was not started
 	up              bool
 	forks           int // scripts that were to be
@@ -71,8 +84,11 @@ type forker struct {
 
 // open makes what a keeper is to have of its nursery. nil: it has none.
 func (n *Nursery) open() (*forker, error) {
-	if n == nil || n.program == nil {
+	if n == nil {
 		return nil, nil
+	}
+	if n.program == nil {
+		return &forker{Nursery: n}, nil
 	}
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -91,7 +107,7 @@ func (f *forker) socket() *os.File {
 
 // close closes both ends of the socket here.
 func (f *forker) close() {
-	if f != nil {
+	if f != nil && f.keepers != nil {
 		f.keepers.Close()
 		f.theirs.Close()
 	}
@@ -99,7 +115,7 @@ func (f *forker) close() {
 
 // start starts the interpreter of a keeper.
 func (f *forker) start(keeper int) {
-	if f == nil || f.program.Send(f.keepers) != nil {
+	if f == nil || f.keepers == nil || f.program.Send(f.keepers) != nil {
 		return
 	}
 	pidfd, err := unix.PidfdOpen(keeper, 0)
@@ -137,7 +153,7 @@ func (f *forker) start(keeper int) {
 // await waits until it is up, and closes the socket here: it and the keeper
 // have the ends.
 func (f *forker) await() {
-	if f == nil {
+	if f == nil || f.keepers == nil {
 		return
 	}
 	f.theirs.Close()

@@ -247,8 +247,10 @@ func TestForkedScriptIsAdopted(t *testing.T) {
 	}
 }
 
-// A script runs in the interpreter that its command names as it starts.
-func TestReplacedInterpreterIsNoticed(t *testing.T) {
+// installing returns the command of an interpreter which is there once put puts
+// it there, each time as another file, whose inode put returns.
+func installing(t *testing.T) (command []string, put func() uint64) {
+	t.Helper()
 	real, err := filepath.EvalSymlinks(job(python, "").Command[0])
 	if err != nil {
 		t.Fatal(err)
@@ -257,10 +259,9 @@ func TestReplacedInterpreterIsNoticed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	replace := func() uint64 {
+	path := filepath.Join(t.TempDir(), filepath.Base(real))
+	return []string{path, "-I", "-S"}, func() uint64 {
 		t.Helper()
-		path := filepath.Join(dir, filepath.Base(real))
 		var stat unix.Stat_t
 		if err := os.WriteFile(path+".new", body, 0o755); err != nil {
 			t.Fatal(err)
@@ -273,15 +274,33 @@ func TestReplacedInterpreterIsNoticed(t *testing.T) {
 		}
 		return stat.Ino
 	}
-	command := []string{filepath.Join(dir, filepath.Base(real)), "-I", "-S"}
-	want := replace()
+}
+
+// An interpreter that was away when its keeper was started forks once it is there.
+func TestInterpreterThatWasAway(t *testing.T) {
+	command, put := installing(t)
+	d := forking(t, command)
+	good(t, d.in(t, job("sh", "exit 0")))
+	put()
+	for range 2 {
+		if r := d.in(t, job("", forked, func(j *runner.Job) { j.Command = command })); r.out != "True\n" {
+			t.Errorf("%+v, stdout %q, stderr %q", r.Result, r.out, r.errs)
+		}
+	}
+	d.end(t)
+}
+
+// A script runs in the interpreter that its command names as it starts.
+func TestReplacedInterpreterIsNoticed(t *testing.T) {
+	command, put := installing(t)
+	want := put()
 	d := forking(t, command)
 	for range 3 {
 		r := d.in(t, job("", forked+`print(os.stat("/proc/self/exe").st_ino)`, func(j *runner.Job) { j.Command = command }))
 		if r.out != fmt.Sprintf("True\n%d\n", want) {
 			t.Errorf("%+v, stdout %q, stderr %q, want inode %d", r.Result, r.out, r.errs, want)
 		}
-		want = replace()
+		want = put()
 	}
 	d.end(t)
 }
