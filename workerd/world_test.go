@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -44,6 +45,7 @@ type line struct {
 	throttled atomic.Bool  // DynamoDB has no capacity
 	denied    atomic.Bool  // SQS refuses
 	ahead     atomic.Int64 // AWS's clock
+	hidden    sync.Map     // receipts of the messages that were hidden for another time
 }
 
 // newLine leads to endpoint.
@@ -73,6 +75,8 @@ func newLine(t *testing.T, endpoint string) *line {
 			refuse(w, "com.amazonaws.dynamodb.v20120810#ThrottlingException")
 		case l.denied.Load() && strings.HasPrefix(service, "AmazonSQS"):
 			refuse(w, "com.amazon.coral.service#AccessDeniedException")
+		case service == "AmazonSQS.ChangeMessageVisibility":
+			l.hide(w, r, proxy)
 		default:
 			proxy.ServeHTTP(w, r)
 		}
@@ -84,6 +88,31 @@ func newLine(t *testing.T, endpoint string) *line {
 	})
 	l.url = srv.URL
 	return l
+}
+
+// hide passes a request on, and remembers its message.
+func (l *line) hide(w http.ResponseWriter, r *http.Request, next http.Handler) {
+	var asked struct{ ReceiptHandle string }
+	body, err := io.ReadAll(r.Body)
+	if err == nil {
+		err = json.Unmarshal(body, &asked)
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	next.ServeHTTP(w, r)
+	l.hidden.Store(asked.ReceiptHandle, true)
+}
+
+// hides reports whether that many messages were hidden.
+func (l *line) hides(n int) bool {
+	l.hidden.Range(func(any, any) bool {
+		n--
+		return true
+	})
+	return n == 0
 }
 
 func refuse(w http.ResponseWriter, code string) {
