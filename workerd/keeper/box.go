@@ -268,9 +268,11 @@ type descriptor int
 // Write is that of [io.Writer].
 func (d descriptor) Write(p []byte) (int, error) { return unix.Write(int(d), p) }
 
-// Read is that of [io.Reader].
-func (d descriptor) Read(p []byte) (int, error) {
-	n, err := unix.Read(int(d), p)
+// Read is that of [io.Reader]. It reads on when it is interrupted.
+func (d descriptor) Read(p []byte) (n int, err error) {
+	for err = unix.EINTR; err == unix.EINTR; {
+		n, err = unix.Read(int(d), p)
+	}
 	if n == 0 && err == nil {
 		err = errors.New("it has ended")
 	}
@@ -376,10 +378,7 @@ func (c *cell) dismiss() {
 
 // discard ends whatever there is of a cell.
 func (c *cell) discard() {
-	for err := error(nil); err != unix.ECHILD; {
-		unix.Kill(-1, unix.SIGKILL)
-		_, err = unix.Wait4(-1, nil, 0, nil)
-	}
+	killAll()
 	c.close()
 }
 

@@ -4,7 +4,6 @@ package keeper
 
 import (
 	"context"
-	"io"
 	"os"
 	"os/exec"
 	"runtime"
@@ -296,22 +295,5 @@ func ready(socket int, limit time.Duration) (int, error) {
 	if err := unix.SetsockoptTimeval(socket, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &t); err != nil {
 		return 0, err
 	}
-	return ahead.Ready(patient(socket))
-}
-
-// A patient one reads on when it is interrupted.
-type patient int
-
-// Read is that of [io.Reader].
-func (p patient) Read(b []byte) (int, error) {
-	for {
-		n, err := unix.Read(int(p), b)
-		switch {
-		case err == unix.EINTR:
-			continue
-		case n == 0 && err == nil:
-			err = io.EOF
-		}
-		return max(n, 0), err
-	}
+	return ahead.Ready(descriptor(socket))
 }

@@ -379,6 +379,27 @@ for n in range(`+strconv.Itoa(lines)+`): print("%09d" % n)'`)
 	next.end(t)
 }
 
+// another starts a process that runs one script in dir, whose number it
+// returns.
+func another(t *testing.T, dir, kind string) (worker *exec.Cmd, pid string) {
+	t.Helper()
+	worker = exec.Command(os.Args[0])
+	worker.Env = append(os.Environ(), "RUNNER_WORKER="+dir, "RUNNER_KIND="+kind)
+	worker.Stderr = os.Stderr
+	out, err := worker.StdoutPipe()
+	if err == nil {
+		err = worker.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	return worker, strings.TrimSpace(line)
+}
+
 // A job without a note dies with its daemon, one with a note does not; and
 // folders of other machines are left alone.
 func TestDaemonKilled(t *testing.T) {
@@ -386,21 +407,7 @@ func TestDaemonKilled(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d := &daemon{dir: t.TempDir()}
 			d.spool = filepath.Join(d.dir, "spool")
-			worker := exec.Command(os.Args[0])
-			worker.Env = append(os.Environ(), "RUNNER_WORKER="+d.dir, "RUNNER_KIND="+kind)
-			worker.Stderr = os.Stderr
-			out, err := worker.StdoutPipe()
-			if err == nil {
-				err = worker.Start()
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			line, err := bufio.NewReader(out).ReadString('\n')
-			if err != nil {
-				t.Fatal(err)
-			}
-			pid := strings.TrimSpace(line)
+			worker, pid := another(t, d.dir, kind)
 			fd := held(t, pid)
 			if err := worker.Process.Kill(); err != nil {
 				t.Fatal(err)
@@ -431,7 +438,7 @@ func TestDaemonKilled(t *testing.T) {
 			now := make(chan struct{})
 			out2 := &signalWriter{f: sync.OnceFunc(func() { close(now) })}
 			r := ran{Result: orphans[0].Resume(t.Context(), runner.Job{Stdout: out2, Now: now})}
-			if r.End != runner.Killed || out2.String() != line {
+			if r.End != runner.Killed || out2.String() != pid+"\n" {
 				t.Errorf("%+v, stdout %q", r.Result, out2.String())
 			}
 			awaitEnd(t, fd, time.Second)

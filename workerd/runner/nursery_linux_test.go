@@ -1,12 +1,10 @@
 package runner_test
 
 import (
-	"bufio"
 	"bytes"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -205,21 +203,8 @@ time.sleep(600)`, func(j *runner.Job) {
 func TestForkedScriptIsAdopted(t *testing.T) {
 	d := &daemon{dir: t.TempDir()}
 	d.spool = filepath.Join(d.dir, "spool")
-	worker := exec.Command(os.Args[0])
-	worker.Env = append(os.Environ(), "RUNNER_WORKER="+d.dir, "RUNNER_KIND=noted forked")
-	worker.Stderr = os.Stderr
-	out, err := worker.StdoutPipe()
-	if err == nil {
-		err = worker.Start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		t.Fatal(err)
-	}
-	script := held(t, strings.TrimSpace(line))
+	worker, pid := another(t, d.dir, "noted forked")
+	script := held(t, pid)
 	_, fd := nursery(t, strconv.Itoa(worker.Process.Pid))
 	if err := worker.Process.Kill(); err != nil {
 		t.Fatal(err)
@@ -233,7 +218,7 @@ func TestForkedScriptIsAdopted(t *testing.T) {
 	now := make(chan struct{})
 	got := &signalWriter{f: func() { close(now) }}
 	r := ran{Result: orphans[0].Resume(t.Context(), runner.Job{Stdout: got, Now: now})}
-	if r.End != runner.Killed || got.String() != line {
+	if r.End != runner.Killed || got.String() != pid+"\n" {
 		t.Errorf("%+v, stdout %q", r.Result, got.String())
 	}
 	awaitEnd(t, script, time.Second)

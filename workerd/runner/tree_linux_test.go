@@ -1,12 +1,10 @@
 package runner_test
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"maps"
 	"os"
-	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -210,21 +208,8 @@ time.sleep(0.3)`
 
 // A worker that is killed takes its script along.
 func (s suite) WorkerKilled(t *testing.T) {
-	worker := exec.Command(os.Args[0])
-	worker.Env = append(os.Environ(), "RUNNER_WORKER="+t.TempDir(), "RUNNER_KIND="+kindOf(t))
-	worker.Stderr = os.Stderr
-	out, err := worker.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := worker.Start(); err != nil {
-		t.Fatal(err)
-	}
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		t.Fatal(err)
-	}
-	fd := held(t, strings.TrimSpace(line))
+	worker, pid := another(t, t.TempDir(), kindOf(t))
+	fd := held(t, pid)
 	if err := worker.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}

@@ -141,25 +141,18 @@ func (r *Root) show(t thing) error {
 }
 
 // open opens a place in the root, where links lead to what is in it too.
-func (r *Root) open(to string, flags uint64) (int, error) {
-	fd, err := unix.Openat2(r.fd, to, &unix.OpenHow{Flags: unix.O_CLOEXEC | flags, Mode: mode(flags), Resolve: unix.RESOLVE_IN_ROOT})
+func (r *Root) open(to string, flags, mode uint64) (int, error) {
+	fd, err := unix.Openat2(r.fd, to, &unix.OpenHow{Flags: unix.O_CLOEXEC | flags, Mode: mode, Resolve: unix.RESOLVE_IN_ROOT})
 	if err != nil {
 		return -1, &fs.PathError{Op: "opening", Path: "/" + to, Err: err}
 	}
 	return fd, nil
 }
 
-func mode(flags uint64) uint64 {
-	if flags&unix.O_CREAT != 0 {
-		return 0o644
-	}
-	return 0
-}
-
 // mkdir makes a directory where there is nothing. What is there already may be
 // the host's, and stays as it is.
 func (r *Root) mkdir(to string) error {
-	up, err := r.open(path.Dir(to), unix.O_PATH)
+	up, err := r.open(path.Dir(to), unix.O_PATH, 0)
 	if err != nil {
 		return err
 	}
@@ -167,7 +160,7 @@ func (r *Root) mkdir(to string) error {
 	err = unix.Mkdirat(up, path.Base(to), 0o755)
 	if err == nil {
 		err = unix.Fchmodat(up, path.Base(to), 0o755, 0) // whatever the umask
-	} else if there, err := r.open(to, unix.O_PATH|unix.O_DIRECTORY); err == nil {
+	} else if there, err := r.open(to, unix.O_PATH|unix.O_DIRECTORY, 0); err == nil {
 		return unix.Close(there)
 	}
 	return os.NewSyscallError("mkdirat", err)
@@ -175,7 +168,7 @@ func (r *Root) mkdir(to string) error {
 
 // touch makes a file for another to be mounted on, where there is nothing.
 func (r *Root) touch(to string) error {
-	if fd, err := r.open(to, unix.O_PATH); err == nil {
+	if fd, err := r.open(to, unix.O_PATH, 0); err == nil {
 		return unix.Close(fd)
 	}
 	return r.write(to, func(int) error { return nil })
@@ -183,7 +176,7 @@ func (r *Root) touch(to string) error {
 
 // write makes a file.
 func (r *Root) write(to string, fill func(fd int) error) error {
-	fd, err := r.open(to, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL)
+	fd, err := r.open(to, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o644)
 	if err != nil {
 		return err
 	}
@@ -229,7 +222,7 @@ func (r *Root) mount(from, to string, attr uint64) error {
 	if err := protect(tree, unix.AT_RECURSIVE, attr); err != nil {
 		return err
 	}
-	on, err := r.open(to, unix.O_PATH)
+	on, err := r.open(to, unix.O_PATH, 0)
 	if err != nil {
 		return err
 	}
