@@ -30,7 +30,7 @@ python3 -c 'import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect("'$
 		var out strings.Builder
 		var closing net.Listener
 		r := d.Run(t.Context(), job("bash", look+mess, func(j *runner.Job) {
-			j.Note, j.Stdout, j.Stderr = []byte("note"), &out, io.Discard
+			j.Note, j.Stdout, j.Stderr = note("note"), &out, io.Discard
 			j.Serve = func(l net.Listener, _ string) {
 				closing = l
 				go func() {
@@ -82,7 +82,7 @@ for _ in range(3):
     s.connect(os.environ["MODULATE_SOCKET"])
     s.sendall(b"`+word+`")
     os.dup(s.fileno())`, func(j *runner.Job) {
-			j.Note, j.Stdout, j.Stderr = []byte("note"), io.Discard, os.Stderr
+			j.Note, j.Stdout, j.Stderr = note("note"), io.Discard, os.Stderr
 			j.Serve = func(given net.Listener, _ string) {
 				l = given
 				for _, pattern := range []string{filepath.Join(d.dir, "*", "socket"), filepath.Join(d.spool, "*", "*", "socket")} {
@@ -133,7 +133,7 @@ func TestASocketInUseIsNotLentAgain(t *testing.T) {
 	var held []net.Listener
 	for range 2 {
 		r := d.Run(t.Context(), job("bash", ":", func(j *runner.Job) {
-			j.Note, j.Stdout, j.Stderr = []byte("note"), io.Discard, io.Discard
+			j.Note, j.Stdout, j.Stderr = note("note"), io.Discard, io.Discard
 			j.Serve = func(l net.Listener, _ string) { held = append(held, l) }
 		}))
 		forget(t, ran{Result: r})
@@ -154,7 +154,7 @@ func TestNothingIsLeftOfALongerScript(t *testing.T) {
 		"cat $0 #" + strings.Repeat("x", 30_000), "cat $0", "cat $0; head -c 20000 /dev/zero >>$0; exit", "cat $0", "cat $0 #" + strings.Repeat("y", 5000), "cat $0; : >$0; exit", "cat $0",
 	} {
 		var out strings.Builder
-		r := d.Run(t.Context(), job("bash", script, func(j *runner.Job) { j.Note, j.Stdout, j.Stderr = []byte("note"), &out, io.Discard }))
+		r := d.Run(t.Context(), job("bash", script, func(j *runner.Job) { j.Note, j.Stdout, j.Stderr = note("note"), &out, io.Discard }))
 		forget(t, ran{Result: r})
 		if r.End != runner.Exited || out.String() != script {
 			t.Errorf("%+v, a script of %d bytes found itself as one of %d", r, len(script), out.Len())

@@ -224,7 +224,7 @@ s.recv(1)
 print('last')
 open(os.environ['MODULATE_OUTPUT'] + '/result.json', 'w').write('{}')
 sys.exit(3)`, func(j *runner.Job) {
-		j.Note, j.Leave, j.Stdin = []byte("note"), left, stdin
+		j.Note, j.Leave, j.Stdin = note("note"), left, stdin
 		j.Stdout = writerFunc(func(p []byte) (int, error) { close(left); return len(p), nil })
 		j.Serve = func(net.Listener, string) {}
 	}))

@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 		}
 		exe.Run(context.Background(), job(command, script, func(j *runner.Job) {
 			if j.Stdout = os.Stdout; noted {
-				j.Note = []byte("note")
+				j.Note = note("note")
 			}
 		}))
 		os.Exit(1)
@@ -78,6 +78,11 @@ func (s suite) portable() map[string]func(*testing.T) {
 // me defines a shell function that prints the number which the shell has for
 // the host, whatever its own pid namespace says.
 const me = "me() { read -r pid rest </proc/self/stat; echo $pid; }; "
+
+// note is a Job's.
+func note(text string) func() ([]byte, error) {
+	return func() ([]byte, error) { return []byte(text), nil }
+}
 
 // python stands for the standard Python runtime in the commands of [job].
 const python = "python"

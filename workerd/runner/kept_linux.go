@@ -113,8 +113,8 @@ type place struct {
 // begin lays the job out and runs it to its end.
 func (p *place) begin(ctx context.Context, job Job) Result {
 	noted := make(chan error, 1)
-	if len(job.Note) > 0 {
-		go func() { noted <- p.folder.WriteManifest(append([]byte(p.ground.name()+"\x00"), job.Note...)) }()
+	if job.Note != nil {
+		go func() { noted <- p.note(job) }()
 	} else {
 		noted <- nil
 	}
@@ -149,9 +149,18 @@ func (p *place) begin(ctx context.Context, job Job) Result {
 	return p.attend(ctx, job, cmd, until, func(with keeper.Streams) *keeper.Run {
 		return p.client.Begin(keeper.Start{
 			Path: cmd.path, Forked: forked, Argv: cmd.argv, Env: cmd.env, Dir: cmd.dir,
-			Timeout: job.Timeout, Grace: grace, Until: until, Mortal: len(job.Note) == 0,
+			Timeout: job.Timeout, Grace: grace, Until: until, Mortal: job.Note == nil,
 		}, with)
 	})
+}
+
+// note writes down whose job it is.
+func (p *place) note(job Job) error {
+	note, err := job.Note()
+	if err != nil {
+		return fmt.Errorf("writing down whose job it is: %w", err)
+	}
+	return p.folder.WriteManifest(append([]byte(p.ground.name()+"\x00"), note...))
 }
 
 // attend runs what start starts, whose keeper knows the end of its lease as
@@ -235,7 +244,7 @@ func kept(e keeper.Exit, delivery error) Result {
 func (p *place) leave(job Job, res Result) Result {
 	switch {
 	case res.End == Left:
-	case len(job.Note) > 0:
+	case job.Note != nil:
 		res.Forget = sync.OnceValue(p.clear)
 	default:
 		res.Err = errors.Join(res.Err, p.clear())
@@ -391,7 +400,7 @@ func (o *orphan) Until() time.Duration {
 
 // Resume implements [Orphan].
 func (o *orphan) Resume(ctx context.Context, job Job) Result {
-	job.Note = o.note
+	job.Note = func() ([]byte, error) { return o.note, nil }
 	e, over := o.folder.Exit()
 	switch {
 	case o.ground == nil: // what it left went with its sandbox

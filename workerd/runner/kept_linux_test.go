@@ -61,7 +61,7 @@ func (d *daemon) leave(t *testing.T, script string, edit ...func(*runner.Job)) (
 	left := make(chan struct{})
 	var first bytes.Buffer
 	j := job("bash", me+script, append(edit, func(j *runner.Job) {
-		j.Note, j.Leave = []byte("note\x00of "+t.Name()), left
+		j.Note, j.Leave = note("note\x00of "+t.Name()), left
 		j.Stdout = writerFunc(func(p []byte) (int, error) {
 			if first.Len() == 0 {
 				close(left)
@@ -281,7 +281,7 @@ func TestKeeperKilledUnderItsDaemon(t *testing.T) {
 	d := newDaemon(t, nil)
 	var out bytes.Buffer
 	r := ran{Result: d.Run(t.Context(), job("bash", me+"me; sleep 600", func(j *runner.Job) {
-		j.Note = []byte("note")
+		j.Note = note("note")
 		j.Stdout = writerFunc(func(p []byte) (int, error) {
 			out.Write(p)
 			return len(p), unix.Kill(parent(t, strings.TrimSpace(out.String())), unix.SIGKILL)
@@ -302,7 +302,7 @@ func TestLease(t *testing.T) {
 	lease.Extend(runner.Boottime() + 300*time.Millisecond)
 	begin := time.Now()
 	r := ran{Result: d.Run(t.Context(), job("bash", "trap '' TERM; while :; do sleep 0.01; done", func(j *runner.Job) {
-		j.Note, j.Lease = []byte("note"), &lease
+		j.Note, j.Lease = note("note"), &lease
 	}))}
 	if took := time.Since(begin); r.End != runner.Killed || !errors.Is(r.Err, runner.ErrLease) || took < 300*time.Millisecond || took > 5*time.Second {
 		t.Errorf("%+v after %v", r.Result, took)
@@ -310,7 +310,7 @@ func TestLease(t *testing.T) {
 	forget(t, r)
 	lease.Extend(runner.Boottime() + 300*time.Millisecond)
 	r = ran{Result: d.Run(t.Context(), job("bash", "echo; sleep 0.6", func(j *runner.Job) {
-		j.Note, j.Lease = []byte("note"), &lease
+		j.Note, j.Lease = note("note"), &lease
 		j.Stdout = writerFunc(func(p []byte) (int, error) {
 			lease.Extend(runner.Boottime() + time.Minute)
 			return len(p), nil

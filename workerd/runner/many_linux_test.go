@@ -106,7 +106,7 @@ func TestManyScriptsLeaveNothing(t *testing.T) {
 					var out bytes.Buffer
 					var socket net.Listener
 					r := d.Run(t.Context(), job(python, fmt.Sprintf("print(%d)", n), func(j *runner.Job) {
-						j.Stdout, j.Note = &out, []byte("note")
+						j.Stdout, j.Note = &out, note("note")
 						j.Serve = func(l net.Listener, _ string) { socket = l }
 					}))
 					if r.End != runner.Exited || r.Code != 0 || r.Err != nil || out.String() != fmt.Sprintln(n) {

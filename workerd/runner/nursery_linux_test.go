@@ -179,7 +179,7 @@ func TestNurseryEndsWithItsKeeper(t *testing.T) {
 	r := ran{Result: d.Run(t.Context(), job(python, `import os, sys, time
 print(os.readlink("/proc/self"), flush=True)
 time.sleep(600)`, func(j *runner.Job) {
-		j.Note = []byte("note")
+		j.Note = note("note")
 		j.Stdout = writerFunc(func(p []byte) (int, error) {
 			return len(p), unix.Kill(parent(t, strings.TrimSpace(string(p))), unix.SIGKILL)
 		})

@@ -42,10 +42,11 @@ type Job struct {
 	// "" where there is none. nil: the script gets no socket.
 	Serve func(l net.Listener, numbers string)
 
-	// Note is what another process needs to know to go on with the job when
-	// this one is gone: see [Adopter]. It is on the disk before the script
-	// starts. Empty: the script dies with this process.
-	Note []byte
+	// Note returns what another process needs to know to go on with the job
+	// when this one is gone: see [Adopter]. A runner that keeps jobs asks once,
+	// on any goroutine, and has it on the disk before the script starts; by an
+	// error the run is Failed. nil: the script dies with this process.
+	Note func() ([]byte, error)
 	// Lease is until when the script may run, where its runner can enforce
 	// that without this process. nil: it may as long as this process is there.
 	Lease *Lease

@@ -31,16 +31,18 @@ var errHandOver = errors.New("the worker hands its scripts over")
 // keeps nothing, they are killed and given back, as when ctx is cancelled.
 func (w *Worker) HandOver() { w.overOnce.Do(func() { close(w.over) }) }
 
-// will is the job's; nil: it dies with this process.
-func (j *job) will() ([]byte, error) {
+// will returns the job's, as it is now; nil: it dies with this process.
+func (j *job) will() func() ([]byte, error) {
 	if j.w.cfg.Spool == "" || j.w.cfg.Machine == "" {
-		return nil, nil
+		return nil
 	}
-	rec, err := store.Encode(&j.claimed)
-	if err != nil {
-		return nil, fmt.Errorf("writing down whose job it is: %w", err)
+	left := will{Receipt: j.receipt, Received: j.received, Devices: j.devices.UUIDs()}
+	return func() (_ []byte, err error) {
+		if left.Record, err = store.Encode(j.claimed); err != nil {
+			return nil, err
+		}
+		return json.Marshal(left)
 	}
-	return json.Marshal(will{Record: rec, Receipt: j.receipt, Received: j.received, Devices: j.devices.UUIDs()})
 }
 
 // adopt goes on with the jobs that workers of this host have left. They count

@@ -224,7 +224,11 @@ func TestAnAdoptedScriptKeepsItsDevice(t *testing.T) {
 		_, config := w.devices(2)
 		noted := make(chan []byte, 1)
 		first := w.hire("w1", func(_ context.Context, job runner.Job) runner.Result {
-			noted <- job.Note
+			note, err := job.Note()
+			if err != nil {
+				t.Error(err)
+			}
+			noted <- note
 			<-job.Leave
 			return runner.Result{End: runner.Left}
 		}, func(c *Config) { config(c); c.Spool = t.TempDir() })

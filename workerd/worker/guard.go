@@ -183,8 +183,8 @@ func (j *job) look(ctx context.Context) {
 // It reports whether the lease was extended.
 func (j *job) prolong(ctx context.Context, fence *time.Timer) bool {
 	sent := time.Now()
-	rec, err := j.w.extend(ctx, j.rec)
-	j.rec = rec
+	rec, err := j.w.extend(ctx, *j.rec)
+	j.rec = &rec
 	if err != nil {
 		if !known(err) {
 			j.w.tally.unanswered()

@@ -20,7 +20,7 @@ import (
 // spec is what the runner is to run. An error means that this host cannot run
 // it: a runtime that it does not have, content that is not there.
 func (j *job) spec() (runner.Job, error) {
-	call := &j.call
+	call := j.call
 	command, err := j.command(cmp.Or(call.Runtime, "python"))
 	if err != nil {
 		return runner.Job{}, err
@@ -29,15 +29,11 @@ func (j *job) spec() (runner.Job, error) {
 	if err != nil {
 		return runner.Job{}, err
 	}
-	note, err := j.will()
-	if err != nil {
-		return runner.Job{}, err
-	}
 	spec := runner.Job{
 		Command: command, Name: call.Name, Args: in.Args, Env: j.env(in.Env),
 		Script: j.content(call.Script, 0), Stdout: &j.stdout, Stderr: j.devices.Hear(&j.stderr), Devices: j.devices.Nodes(),
 		Timeout: call.Timeout, Grace: grace, Now: j.now, Collect: j.collect,
-		Note: note, Lease: &j.lease, Leave: j.w.over,
+		Note: j.will(), Lease: &j.lease, Leave: j.w.over,
 	}
 	if j.w.cfg.API != nil {
 		j.socket = &socket{j: j}

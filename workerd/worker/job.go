@@ -66,11 +66,11 @@ type job struct {
 	version uint64
 	claim   promise.Nonce
 	machine string
-	call    promise.Call
-	number  uint32         // of the attempt
-	rec     promise.Record // as last seen; the guard's while there is one
-	claimed promise.Record // as it was claimed or adopted; it stays as it is
-	held    time.Time      // before the write that granted the lease was sent; likewise
+	call    *promise.Call
+	number  uint32          // of the attempt
+	claimed *promise.Record // as it was claimed or adopted; nobody changes it
+	rec     *promise.Record // as last seen; the guard's while there is one
+	held    time.Time       // before the write that granted the lease was sent; likewise
 
 	receipt  string // of its message; "": there is none (any more)
 	received time.Time
@@ -151,8 +151,8 @@ func (w *Worker) extend(base context.Context, rec promise.Record) (promise.Recor
 func (w *Worker) newJob(base context.Context, rec promise.Record, held time.Time) *job {
 	j := &job{
 		w: w, id: rec.ID, base: base,
-		version: rec.Task.Version, claim: rec.Task.ClaimID, machine: rec.Machine, call: rec.Call,
-		number: rec.Attempts[len(rec.Attempts)-1].Number, rec: rec, claimed: rec, held: held,
+		version: rec.Task.Version, claim: rec.Task.ClaimID, machine: rec.Machine, call: &rec.Call,
+		number: rec.Attempts[len(rec.Attempts)-1].Number, claimed: &rec, rec: &rec, held: held,
 		now: make(chan struct{}),
 	}
 	j.leaseMoved()
@@ -200,7 +200,7 @@ func (j *job) run() (promise.Record, error) {
 	case settled:
 		j.dropMessage()
 	}
-	return j.rec, nil
+	return *j.rec, nil
 }
 
 // handedOver ends what this worker does for a job that goes on without it.
@@ -209,7 +209,7 @@ func (j *job) handedOver() promise.Record {
 	j.stderr.end()
 	j.stopGuard()
 	j.note("a script is left to the next worker", "")
-	return j.rec
+	return *j.rec
 }
 
 // execute runs the script, and returns when it and all that it started is

@@ -17,9 +17,9 @@ func (j *job) settle(out promise.Outcome) (promise.Record, error) {
 	var b backoff
 	for tries := 0; ; tries++ {
 		last := !time.Now().Before(over)
-		rec, err := j.w.report(j.base, j.rec, o)
+		rec, err := j.w.report(j.base, *j.rec, o)
 		if known(err) {
-			j.reported(rec, err)
+			j.reported(err)
 			if tries > 0 {
 				j.w.spool.drop(*o)
 			}
@@ -31,7 +31,7 @@ func (j *job) settle(out promise.Outcome) (promise.Record, error) {
 		}
 		if last || !pause(j.base, b.next()) {
 			j.w.spool.handOver(*o)
-			return j.rec, err
+			return *j.rec, err
 		}
 	}
 }
@@ -57,10 +57,9 @@ func (w *Worker) report(ctx context.Context, rec promise.Record, o *kept) (promi
 // reported is what follows once it is known what became of the outcome. The
 // message is deleted unless another works on the promise: then it is one
 // message more, and harmless.
-func (j *job) reported(rec promise.Record, err error) {
+func (j *job) reported(err error) {
 	switch {
 	case err == nil:
-		j.rec = rec
 		j.w.point(PointSettled)
 		j.dropMessage()
 		j.w.point(PointDeleted)
@@ -76,7 +75,7 @@ func (j *job) reported(rec promise.Record, err error) {
 func (j *job) release() (promise.Record, error) {
 	cause, _, _ := j.w.away.look()
 	ev := promise.Release{Version: j.version, ClaimID: j.claim, Cause: cause}
-	rec := j.rec
+	rec := *j.rec
 	left := time.Until(j.held.Add(rec.Task.Lease))
 	err := j.w.store.again(j.base, patience{callTime, left}, func(ctx context.Context) (err error) {
 		next, err := j.w.engine.Step(ctx, rec, ev)
