@@ -41,17 +41,11 @@ func OpenGroup(name string, l Limits) (_ *Group, err error) {
 			err = errors.Join(fmt.Errorf("making cgroup %s: %w", name, err), g.Close())
 		}
 	}()
-	for _, dir := range at.dirs() {
+	if g.lock, err = makeLocked(g.dir(controllers[0])); err != nil {
+		return nil, err
+	}
+	for _, dir := range at.dirs()[1:] { // the first has the lock
 		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
-			return nil, err
-		}
-		if g.lock != nil {
-			continue
-		}
-		if g.lock, err = os.Open(g.dir(controllers[0])); err != nil {
-			return nil, err
-		}
-		if err := lockOpen(g.lock); err != nil {
 			return nil, err
 		}
 	}
@@ -61,6 +55,38 @@ func OpenGroup(name string, l Limits) (_ *Group, err error) {
 		}
 	}
 	return g, nil
+}
+
+// makeLocked makes a directory and locks it. Who sweeps may take one that is new
+// for one that nobody has, and remove it: then it is made again.
+func makeLocked(dir string) (lock *os.File, err error) {
+	swept := false
+	for began := time.Now(); ; time.Sleep(time.Millisecond) {
+		err := os.Mkdir(dir, 0o755)
+		if err == nil {
+			if lock, err = openLocked(dir); err == nil {
+				return lock, nil
+			}
+			swept = errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EWOULDBLOCK)
+		}
+		if !swept || time.Since(began) > groupTime {
+			return nil, err
+		}
+	}
+}
+
+// openLocked opens what has that name and locks it. EWOULDBLOCK: another has it.
+// fs.ErrNotExist: it is gone.
+func openLocked(name string) (*os.File, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := lockOpen(f); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 func (g *Group) dir(controller string) string { return filepath.Join(g.at.parent[controller], g.name) }

@@ -190,14 +190,11 @@ func (h hierarchy) oomFile() string {
 // sweep removes the group of that name if nobody has it. The directory with the
 // lock goes last, so that one that is not whole is found again.
 func (h hierarchy) sweep(name string) error {
-	f, err := os.Open(filepath.Join(h.parent[controllers[0]], name))
+	f, err := openLocked(filepath.Join(h.parent[controllers[0]], name))
 	if err != nil {
-		return nil // another was faster
+		return nil // it is held, or another was faster
 	}
 	defer f.Close()
-	if lockOpen(f) != nil {
-		return nil // it is held
-	}
 	var errs []error
 	for _, dir := range slices.Backward(h.dirs()) {
 		errs = append(errs, removeGroup(filepath.Join(dir, name)))

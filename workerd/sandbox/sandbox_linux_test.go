@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -130,6 +131,43 @@ func TestAProcessIsMadeInItsGroup(t *testing.T) {
 	cmd.Stdout, cmd.SysProcAttr = &out, &syscall.SysProcAttr{}
 	if err := g.Start(cmd.SysProcAttr, cmd.Run); err != nil || !strings.Contains(out.String(), "0::/"+name+"\n") {
 		t.Errorf("%v, in\n%s", err, &out)
+	}
+}
+
+// Who makes groups and who sweeps do not disturb each other: two daemons on one
+// host begin at once.
+func TestGroupsAreMadeWhileOthersSweep(t *testing.T) {
+	rooted(t)
+	var sweepers sync.WaitGroup
+	defer sweepers.Wait()
+	done := make(chan struct{})
+	defer close(done)
+	for range 2 {
+		sweepers.Go(func() {
+			for !closed(done) {
+				if err := SweepGroups(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for range 500 {
+		g, err := OpenGroup("test-swept", Limits{PIDs: 1})
+		if err == nil {
+			err = g.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
 }
 
