@@ -280,7 +280,12 @@ func (c *Client) listen() {
 		c.run.lost()
 	}
 	c.mu.Unlock()
-	if c.cmd != nil && !c.left.Load() {
+	switch {
+	case c.cmd == nil:
+	case c.left.Load(): // it goes on
+		c.cmd.Process.Release()
+		c.forker.leave()
+	default:
 		c.cmd.Wait() // it has ended, or ends now that nobody is connected
 		c.forker.end()
 	}

@@ -186,6 +186,13 @@ func (f *forker) end() {
 	f.cmd.Wait()
 }
 
+// leave lets it go on, for as long as its keeper.
+func (f *forker) leave() {
+	if f != nil && f.cmd != nil {
+		f.cmd.Process.Release()
+	}
+}
+
 // Forks reports whether the keeper's scripts of a command are forked.
 func (c *Client) Forks(command []string) bool {
 	return c.forker != nil && c.forker.up && slices.Equal(command, c.forker.command)

@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -306,8 +308,12 @@ func TestBoxFloodUnread(t *testing.T) {
 // A script in a sandbox goes on without its daemon; what it left is collected
 // by the next.
 func TestBoxIsAdopted(t *testing.T) {
+	before := names(t, "/proc/self/fd")
 	d := boxed(t, nil, ample)
 	d.leaveBoxed(t)
+	if after := names(t, "/proc/self/fd"); len(after) > len(before) {
+		t.Errorf("it had descriptors %q, and has %q", before, after)
+	}
 	next := boxed(t, d, ample)
 	r, collected := next.adoptBoxed(t, func(adopt func()) { adopt() })
 	if r.End != runner.Exited || r.Code != 3 || r.out != "first\nlast\n" || collected != "{}" {
@@ -354,7 +360,13 @@ func leaveFree(t *testing.T, n int) (undo func()) {
 	}
 	var taken []int
 	last := -1
-	for last+2 != len(names(t, "/proc/self/fd")) { // there is a gap below the last; the directory itself is open too
+	// The least that is free is opened: none is, once all others are below the
+	// last. The directory that is read is the next.
+	beyond := func(name string) bool {
+		fd, err := strconv.Atoi(name)
+		return err != nil || fd > last+1
+	}
+	for last < 0 || slices.ContainsFunc(names(t, "/proc/self/fd"), beyond) {
 		fd, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			t.Fatal(err)

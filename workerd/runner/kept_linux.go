@@ -244,6 +244,9 @@ func kept(e keeper.Exit, delivery error) Result {
 func (p *place) leave(job Job, res Result) Result {
 	switch {
 	case res.End == Left:
+		if g, boxed := p.ground.(boxGround); boxed {
+			g.Close() // the keeper has its directories open, for an adopter
+		}
 	case job.Note != nil:
 		res.Forget = sync.OnceValue(p.clear)
 	default:

@@ -69,12 +69,13 @@ print("\0fork\0" in open("/proc/self/cmdline").read(), flush=True)
 
 // A forked script is its keeper's child in its keeper's namespace, leads its
 // session, has its arguments, environment, stdin and no other descriptor, and its
-// use of the machine is its own. It is like one that is executed.
+// use of the machine is its own. It is like one that is executed. (SigQ, of its
+// status, counts the signals of all processes of its user.)
 func TestForkedScript(t *testing.T) {
 	command := job(python, "").Command
 	const script = `
 print(os.getppid(), os.getsid(0) == os.getpgid(0) == os.getpid(), sorted(os.environ), sys.argv, sys.flags, os.getcwd() == os.environ["HOME"])
-print(os.getgroups(), os.getresuid(), os.getresgid(), os.umask(0), sys.stdin.read(), os.listdir("/proc/self/fd"), [l for l in open("/proc/self/status") if l[:3] in ("Cap", "Sig", "Shd", "NoN", "Sec")])
+print(os.getgroups(), os.getresuid(), os.getresgid(), os.umask(0), sys.stdin.read(), os.listdir("/proc/self/fd"), [l for l in open("/proc/self/status") if l.startswith(("Cap", "SigP", "SigB", "SigI", "SigC", "Shd", "NoN", "Sec"))])
 print(open("/proc/self/limits").read(), open("/proc/self/oom_score_adj").read(), os.sched_getaffinity(0), open("/proc/self/cgroup").read(), os.access("/proc/self/environ", os.R_OK))
 try: os.kill(-1, 0)
 except ProcessLookupError: print("alone")
