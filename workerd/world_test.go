@@ -106,13 +106,13 @@ func (l *line) hide(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	l.hidden.Store(asked.ReceiptHandle, true)
 }
 
-// hides reports whether that many messages were hidden.
+// hides reports whether so many messages were hidden, or more often.
 func (l *line) hides(n int) bool {
 	l.hidden.Range(func(any, any) bool {
 		n--
 		return true
 	})
-	return n == 0
+	return n <= 0
 }
 
 func refuse(w http.ResponseWriter, code string) {
@@ -276,6 +276,12 @@ func (r *running) get(t *testing.T, page string) (int, string) {
 		t.Fatal(err)
 	}
 	return resp.StatusCode, string(body)
+}
+
+// away is how often it said that a port does not answer: once, and perhaps once
+// more for a call of before, whose failure it heard of late.
+func (r *running) away(what string) int {
+	return strings.Count(r.errs.String(), what+" does not answer")
 }
 
 // shows waits until /readyz answers with that status and says that.

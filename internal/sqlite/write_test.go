@@ -201,13 +201,18 @@ func TestRidesWithTheNextCommit(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.close()
+	release := block(t, db)
 	before := commits(t, c)
 	done := make(chan struct{})
 	db.Ride(func(tx *Tx) error {
 		tx.OnCommit(func() { close(done) })
 		return insert("a")(tx)
 	}, nil)
-	if err := db.Write(t.Context(), insert("b")); err != nil {
+	wrote := make(chan error)
+	go func() { wrote <- db.Write(t.Context(), insert("b")) }()
+	pendings(t, db, 2)
+	release()
+	if err := <-wrote; err != nil {
 		t.Fatal(err)
 	}
 	<-done

@@ -320,10 +320,11 @@ func (s suite) Now(t *testing.T) {
 	}{
 		"alone":                  {at: 1, want: runner.Killed},
 		"after a cancel":         {cancel: true, at: 2, want: runner.Killed},
-		"after the timeout":      {timeout: 100 * time.Millisecond, at: 2, want: runner.TimedOut},
+		"after the timeout":      {timeout: started, at: 2, want: runner.TimedOut},
 		"together with a cancel": {cancel: true, at: 1, want: runner.Killed},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			ctx, cancel := context.WithCancelCause(t.Context())
 			defer cancel(nil)
 			now := make(chan struct{})

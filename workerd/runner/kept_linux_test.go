@@ -308,10 +308,11 @@ func TestLease(t *testing.T) {
 		t.Errorf("%+v after %v", r.Result, took)
 	}
 	forget(t, r)
-	lease.Extend(runner.Boottime() + 300*time.Millisecond)
+	lease.Extend(runner.Boottime() + time.Minute)
 	r = ran{Result: d.Run(t.Context(), job("bash", "echo; sleep 0.6", func(j *runner.Job) {
 		j.Note, j.Lease = note("note"), &lease
 		j.Stdout = writerFunc(func(p []byte) (int, error) {
+			lease.Extend(runner.Boottime() + 300*time.Millisecond)
 			lease.Extend(runner.Boottime() + time.Minute)
 			return len(p), nil
 		})
