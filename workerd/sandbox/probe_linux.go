@@ -3,11 +3,12 @@ package sandbox
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"time"
 
@@ -132,7 +133,7 @@ func probeGroup(root bool) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("no limits of memory, processes and processors: %w", err)
 	}
-	g, err := OpenGroup("probe-"+strings.ToLower(rand.Text()), Limits{Memory: 1 << 30, PIDs: 64, CPU: 1})
+	g, err := OpenGroup("probe-"+strconv.FormatUint(rand.Uint64(), 36), Limits{Memory: 1 << 30, PIDs: 64, CPU: 1})
 	if err == nil {
 		err = g.Close()
 	}
