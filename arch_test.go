@@ -209,6 +209,22 @@ func TestImports(t *testing.T) {
 	}
 }
 
+// TestAKeeperStaysSmall: there is one for each script that runs, and what its
+// program imports is in its memory.
+func TestAKeeperStaysSmall(t *testing.T) {
+	for _, src := range sources(t) {
+		small := slices.Contains([]string{"cmd/modulate-keeper", "workerd/keeper", "workerd/sandbox", "workerd/ahead", "workerd/timerslack"}, src.pkg)
+		if !small || src.test {
+			continue
+		}
+		for _, imp := range src.imports() {
+			if strings.HasPrefix(imp, "crypto/") || strings.HasPrefix(imp, "encoding/json") || strings.HasPrefix(imp, "net/http") {
+				t.Errorf("%s imports %s, which is a tenth of a keeper's memory", src.path, imp)
+			}
+		}
+	}
+}
+
 func TestCoreIsPure(t *testing.T) {
 	for _, src := range sources(t) {
 		if src.pkg != "internal/promise" || src.test {
