@@ -33,8 +33,9 @@ type ground interface {
 	listen() (net.Listener, error)
 	// name is what an adopter finds it by.
 	name() string
-	// give gives it up, with all that is in it.
-	give() error
+	// give gives it up, with all that is in it; left: as it is, to an adopter,
+	// and this process has nothing of it open any more.
+	give(left bool) error
 }
 
 // A hostGround is a directory of the host: there is no sandbox.
@@ -102,7 +103,10 @@ func takeBack(d **door) {
 	}
 }
 
-func (g *hostGround) give() error {
+func (g *hostGround) give(left bool) error {
+	if left {
+		return g.door.Close()
+	}
 	takeBack(&g.door)
 	g.script = g.keepScript()
 	if err := g.k.spares.give(g.spare); err != nil {
@@ -205,8 +209,11 @@ func (g boxGround) listen() (net.Listener, error) {
 
 func (boxGround) name() string { return "" }
 
-func (g boxGround) give() error {
-	g.Close()
+func (g boxGround) give(left bool) error {
+	g.Close() // its directories, which the keeper has open too
+	if left {
+		return nil // its folder closes the keeper's door
+	}
 	d, _ := g.client.Door.(*door)
 	takeBack(&d)
 	g.client.Door = d

@@ -200,7 +200,10 @@ func (p *place) attend(ctx context.Context, job Job, cmd command, until time.Dur
 
 // supervise returns when all of the job is dead, or it was left: true.
 func (p *place) supervise(ctx context.Context, job Job) (left bool) {
-	canceled, now := ctx.Done(), job.Now
+	canceled, now, leave := ctx.Done(), job.Now, job.Leave
+	if p.client == nil {
+		leave = nil // it is over
+	}
 	for {
 		select {
 		case <-p.run.Done():
@@ -211,7 +214,7 @@ func (p *place) supervise(ctx context.Context, job Job) (left bool) {
 		case <-now:
 			p.run.Stop(false)
 			now = nil
-		case <-job.Leave:
+		case <-leave:
 			p.client.Leave()
 			return true
 		}
@@ -244,9 +247,7 @@ func kept(e keeper.Exit, delivery error) Result {
 func (p *place) leave(job Job, res Result) Result {
 	switch {
 	case res.End == Left:
-		if g, boxed := p.ground.(boxGround); boxed {
-			g.Close() // the keeper has its directories open, for an adopter
-		}
+		res.Err = p.ground.give(true)
 	case job.Note != nil:
 		res.Forget = sync.OnceValue(p.clear)
 	default:
@@ -259,7 +260,7 @@ func (p *place) leave(job Job, res Result) Result {
 func (p *place) clear() error {
 	var errs []error
 	if p.ground != nil {
-		errs = append(errs, p.ground.give())
+		errs = append(errs, p.ground.give(false))
 	}
 	switch {
 	case p.client == nil || !p.client.Alive():

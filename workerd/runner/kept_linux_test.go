@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -193,9 +194,13 @@ func TestAdoptRemovesWhatWasNeverWhole(t *testing.T) {
 
 // A script that ends while nobody is there is settled by whoever comes next.
 func TestAdoptWhatIsOver(t *testing.T) {
-	d := newDaemon(t, nil)
 	path, open := gate(t)
-	pid := d.leave(t, `me; read -r a <`+path+`; echo end; kill -SEGV $$`)
+	before := names(t, "/proc/self/fd")
+	d := newDaemon(t, nil)
+	pid := d.leave(t, `me; read -r a <`+path+`; echo end; kill -SEGV $$`, func(j *runner.Job) { j.Serve = func(net.Listener, string) {} })
+	if after := names(t, "/proc/self/fd"); len(after) > len(before) {
+		t.Errorf("the daemon that has left it had descriptors %q, and has %q", before, after)
+	}
 	fd := held(t, pid)
 	open()
 	awaitEnd(t, fd, 10*time.Second)
@@ -205,6 +210,19 @@ func TestAdoptWhatIsOver(t *testing.T) {
 	}
 	forget(t, r)
 	next.end(t)
+}
+
+// What cannot be noted is not begun.
+func TestNoteFails(t *testing.T) {
+	d := newDaemon(t, nil)
+	noInk := errors.New("no ink")
+	r := d.in(t, job("sh", "echo ran", func(j *runner.Job) { j.Note = func() ([]byte, error) { return nil, noInk } }))
+	if r.End != runner.Failed || !errors.Is(r.Err, noInk) || r.out != "" {
+		t.Errorf("%+v, stdout %q", r.Result, r.out)
+	}
+	forget(t, r)
+	good(t, d.in(t, job("sh", "exit 0")))
+	d.end(t)
 }
 
 // A keeper whose folder is removed waits for no adopter: it ends when its script
@@ -252,7 +270,13 @@ func TestKeeperKilled(t *testing.T) {
 				t.Fatal(err)
 			}
 			awaitEnd(t, script, 10*time.Second)
-			next, r := d.adopt(t)
+			next, r := d.adopt(t, func(j *runner.Job) {
+				if over { // then there is nothing to leave any more
+					leave := make(chan struct{})
+					close(leave)
+					j.Leave = leave
+				}
+			})
 			if over && (r.End != runner.Exited || r.Code != 7 || r.out != pid+"\n") || !over && r.End != runner.Lost {
 				t.Errorf("%+v, stdout %q", r.Result, r.out)
 			}
@@ -306,6 +330,19 @@ func TestLease(t *testing.T) {
 	}))}
 	if took := time.Since(begin); r.End != runner.Killed || !errors.Is(r.Err, runner.ErrLease) || took < 300*time.Millisecond || took > 5*time.Second {
 		t.Errorf("%+v after %v", r.Result, took)
+	}
+	forget(t, r)
+	// What a keeper hears of the lease while a script runs counts.
+	lease.Extend(runner.Boottime() + time.Minute)
+	r = ran{Result: d.Run(t.Context(), job("bash", "trap '' TERM; echo; while :; do sleep 0.01; done", func(j *runner.Job) {
+		j.Note, j.Lease = note("note"), &lease
+		j.Stdout = writerFunc(func(p []byte) (int, error) {
+			lease.Extend(runner.Boottime() + 300*time.Millisecond)
+			return len(p), nil
+		})
+	}))}
+	if r.End != runner.Killed || !errors.Is(r.Err, runner.ErrLease) {
+		t.Errorf("%+v", r.Result)
 	}
 	forget(t, r)
 	lease.Extend(runner.Boottime() + time.Minute)

@@ -137,7 +137,7 @@ type Adopter interface {
 
 // An Orphan is a job whose process is gone.
 type Orphan interface {
-	// Note is the Job's.
+	// Note is what the Job's returned.
 	Note() []byte
 	// Stdin is how much of its stdin the script got, and whether it wants the
 	// rest.
