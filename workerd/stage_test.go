@@ -175,7 +175,7 @@ func TestStageOutage(t *testing.T) {
 	}
 }
 
-// AWS that refuses for now is borne with, and said once.
+// AWS that refuses for now is borne with, and said, not for each call.
 func TestStageThrottledAndDenied(t *testing.T) {
 	cfg := emulator.Config(t, emulator.AWS(t))
 	stage, bucket := emulator.Stage(t, cfg, "cpu")

@@ -106,7 +106,7 @@ func (l *line) hide(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	l.hidden.Store(asked.ReceiptHandle, true)
 }
 
-// hides reports whether so many messages were hidden, or more often.
+// hides reports whether so many messages were hidden, or more.
 func (l *line) hides(n int) bool {
 	l.hidden.Range(func(any, any) bool {
 		n--

@@ -23,7 +23,8 @@ type Group struct {
 	lock   *os.File
 }
 
-// groupTime is how long dead processes may take to leave their cgroup.
+// groupTime is how long dead processes may take to leave their cgroup, and who
+// sweeps to remove one.
 const groupTime = 5 * time.Second
 
 // OpenGroup makes a cgroup of that name, which no other has, with those limits.
@@ -63,30 +64,18 @@ func makeLocked(dir string) (lock *os.File, err error) {
 	swept := false
 	for began := time.Now(); ; time.Sleep(time.Millisecond) {
 		err := os.Mkdir(dir, 0o755)
-		if err == nil {
-			if lock, err = openLocked(dir); err == nil {
+		made := err == nil
+		if made {
+			if lock, err = openLocked(dir, 0); err == nil {
 				return lock, nil
 			}
 			swept = errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EWOULDBLOCK)
 		}
-		if !swept || time.Since(began) > groupTime {
+		again := swept && (made || errors.Is(err, fs.ErrExist)) // it is being removed
+		if !again || time.Since(began) > groupTime {
 			return nil, err
 		}
 	}
-}
-
-// openLocked opens what has that name and locks it. EWOULDBLOCK: another has it.
-// fs.ErrNotExist: it is gone.
-func openLocked(name string) (*os.File, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	if err := lockOpen(f); err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
 }
 
 func (g *Group) dir(controller string) string { return filepath.Join(g.at.parent[controller], g.name) }

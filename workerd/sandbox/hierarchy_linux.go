@@ -190,7 +190,7 @@ func (h hierarchy) oomFile() string {
 // sweep removes the group of that name if nobody has it. The directory with the
 // lock goes last, so that one that is not whole is found again.
 func (h hierarchy) sweep(name string) error {
-	f, err := openLocked(filepath.Join(h.parent[controllers[0]], name))
+	f, err := openLocked(filepath.Join(h.parent[controllers[0]], name), 0)
 	if err != nil {
 		return nil // it is held, or another was faster
 	}

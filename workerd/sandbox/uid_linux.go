@@ -34,7 +34,7 @@ func LeaseUID() (*UID, error) {
 	first := rand.IntN(count)
 	for i := range count {
 		number := FirstUID + (first+i)%count
-		lock, err := lockFile(filepath.Join(uidDir, strconv.Itoa(number)))
+		lock, err := openLocked(filepath.Join(uidDir, strconv.Itoa(number)), os.O_CREATE)
 		if err == nil {
 			return &UID{number, lock}, nil
 		}
@@ -50,10 +50,10 @@ func (u *UID) Close() error {
 	return errors.Join(os.Remove(u.lock.Name()), u.lock.Close())
 }
 
-// lockFile makes a file and locks it. EWOULDBLOCK: another has it.
-// fs.ErrNotExist: another has just given it up.
-func lockFile(name string) (*os.File, error) {
-	f, err := os.OpenFile(name, os.O_RDONLY|os.O_CREATE, 0o600)
+// openLocked opens a file, or makes it where flags say so, and locks it.
+// EWOULDBLOCK: another has it. fs.ErrNotExist: another has just given it up.
+func openLocked(name string, flags int) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|flags, 0o600)
 	if err != nil {
 		return nil, err
 	}
