@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -140,11 +141,11 @@ func TestGroupsAreMadeWhileOthersSweep(t *testing.T) {
 	rooted(t)
 	var sweepers sync.WaitGroup
 	defer sweepers.Wait()
-	done := make(chan struct{})
-	defer close(done)
+	var done atomic.Bool
+	defer done.Store(true)
 	for range 2 {
 		sweepers.Go(func() {
-			for !closed(done) {
+			for !done.Load() {
 				if err := SweepGroups(); err != nil {
 					t.Error(err)
 				}
@@ -159,15 +160,6 @@ func TestGroupsAreMadeWhileOthersSweep(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-	}
-}
-
-func closed(c <-chan struct{}) bool {
-	select {
-	case <-c:
-		return true
-	default:
-		return false
 	}
 }
 
