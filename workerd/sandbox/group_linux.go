@@ -60,20 +60,16 @@ func OpenGroup(name string, l Limits) (_ *Group, err error) {
 
 // makeLocked makes a directory and locks it. Who sweeps may take one that is new
 // for one that nobody has, and remove it: then it is made again.
-func makeLocked(dir string) (lock *os.File, err error) {
+func makeLocked(dir string) (*os.File, error) {
 	swept := false
 	for began := time.Now(); ; time.Sleep(time.Millisecond) {
-		err := os.Mkdir(dir, 0o755)
-		made := err == nil
-		if made {
-			if lock, err = openLocked(dir, 0); err == nil {
-				return lock, nil
-			}
-			swept = errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EWOULDBLOCK)
-		}
-		again := swept && (made || errors.Is(err, fs.ErrExist)) // it is being removed
-		if !again || time.Since(began) > groupTime {
+		if err := os.Mkdir(dir, 0o755); err != nil && !(swept && errors.Is(err, fs.ErrExist)) {
 			return nil, err
+		}
+		lock, err := openLocked(dir, 0)
+		swept = errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EWOULDBLOCK)
+		if !swept || time.Since(began) > groupTime {
+			return lock, err
 		}
 	}
 }
