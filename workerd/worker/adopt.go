@@ -121,8 +121,8 @@ func (j *job) rest() (spec runner.Job, err error) {
 		return spec, err
 	}
 	spec.Stdout, spec.Stderr = &j.stdout, j.devices.Hear(&j.stderr)
-	if offset, more := j.orphan.Stdin(); more && !j.call.Stdin.IsZero() {
-		src, err := j.content(j.call.Stdin, int64(offset))()
+	if offset, more := j.orphan.Stdin(); more && !j.claimed.Call.Stdin.IsZero() {
+		src, err := j.content(j.claimed.Call.Stdin, int64(offset))()
 		if err != nil {
 			return spec, fmt.Errorf("opening the rest of its standard input: %w", err)
 		}

@@ -20,7 +20,7 @@ import (
 // spec is what the runner is to run. An error means that this host cannot run
 // it: a runtime that it does not have, content that is not there.
 func (j *job) spec() (runner.Job, error) {
-	call := j.call
+	call := &j.claimed.Call
 	command, err := j.command(cmp.Or(call.Runtime, "python"))
 	if err != nil {
 		return runner.Job{}, err
@@ -66,7 +66,7 @@ func (j *job) command(runtime string) ([]string, error) {
 		have := slices.Sorted(maps.Keys(j.w.cfg.Runtimes))
 		return nil, fmt.Errorf("this worker has no runtime %q; it has %s", runtime, strings.Join(have, ", "))
 	}
-	script, err := j.content(j.call.Script, 0)()
+	script, err := j.content(j.claimed.Call.Script, 0)()
 	if err != nil {
 		return nil, err
 	}

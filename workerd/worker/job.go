@@ -66,7 +66,6 @@ type job struct {
 	version uint64
 	claim   promise.Nonce
 	machine string
-	call    *promise.Call
 	number  uint32          // of the attempt
 	claimed *promise.Record // as it was claimed or adopted; nobody changes it
 	rec     *promise.Record // as last seen; the guard's while there is one
@@ -151,7 +150,7 @@ func (w *Worker) extend(base context.Context, rec promise.Record) (promise.Recor
 func (w *Worker) newJob(base context.Context, rec promise.Record, held time.Time) *job {
 	j := &job{
 		w: w, id: rec.ID, base: base,
-		version: rec.Task.Version, claim: rec.Task.ClaimID, machine: rec.Machine, call: &rec.Call,
+		version: rec.Task.Version, claim: rec.Task.ClaimID, machine: rec.Machine,
 		number: rec.Attempts[len(rec.Attempts)-1].Number, claimed: &rec, rec: &rec, held: held,
 		now: make(chan struct{}),
 	}

@@ -51,7 +51,7 @@ func (j *job) fate(out *promise.Outcome, res runner.Result) {
 	case runner.TimedOut:
 		out.Cause = promise.CauseTimeout
 		out.Error = problem("timeout", "the script ran too long",
-			"the script ran longer than its timeout of %v", j.call.Timeout)
+			"the script ran longer than its timeout of %v", j.claimed.Call.Timeout)
 	case runner.Lost:
 		out.Cause = promise.CauseLost
 		out.Error = problem("lost", "the script died with what kept it", "%v", res.Err)
@@ -127,7 +127,7 @@ func (j *job) keepOutput(out *promise.Outcome) error {
 	}
 	// An attempt that is tried again leaves no outcome: its output is read
 	// from the blobs or not at all.
-	retried := out.Cause != promise.CauseOK && j.call.Retry.Policy != promise.Never
+	retried := out.Cause != promise.CauseOK && j.claimed.Call.Retry.Policy != promise.Never
 	out.Stdout = j.stdout.describe(allowed[2], retried)
 	out.Stderr = j.stderr.describe(allowed[3], retried)
 	for s, stored := range map[*stream]bool{&j.stdout: out.Stdout.Stored, &j.stderr: out.Stderr.Stored} {
